@@ -1,0 +1,27 @@
+"""Command-line manners: bad input costs one line on stderr and exit code 2."""
+
+import argparse
+import contextlib
+from pathlib import Path
+import sys
+
+
+class UserError(Exception):
+    """Bad input; the message names the file or flag, what is wrong with it and the mend."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, without the usage text."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+@contextlib.contextmanager
+def user_errors():
+    """Turn a UserError into its line on stderr and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)

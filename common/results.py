@@ -1,0 +1,119 @@
+"""The two files of a run: the curve, NAME.csv, and the record, NAME.json.
+
+NAME is the experiment followed by whatever sets the run apart from the article's protocol
+(``alexnet6-epochs2-train2000``, ``alexnet2-seed1``), so that a shortened run is never mistaken for a full one.
+This module does not import TensorFlow.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from common.cli import UserError
+
+
+class Row(NamedTuple):
+    """One epoch of a curve; the last three are None for an epoch that was evaluated but not trained in full.
+
+    epoch           counted from 1
+    loss            cross-entropy, summed over the test images
+    accuracy        share of the test images, 0 to 1
+    train_loss      cross-entropy summed over a batch, mean over the epoch's batches
+    train_accuracy  share of the epoch's training images, 0 to 1
+    seconds         training and evaluation of this epoch
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    seconds: float | None = None
+
+
+def write_atomically(path, text):
+    """Replace the file at path by text, so that a reader sees the old or the new one, whole."""
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_csv(path, rows):
+    """Write a list of Row; None becomes an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Row._fields)
+    writer.writerows(rows)
+    write_atomically(Path(path), text.getvalue())
+
+
+def read_csv(path):
+    """Read a curve back as a list of Row.
+
+    Raises UserError, naming file and line, unless the columns begin with epoch,loss,accuracy and the epochs
+    are 1, 2, 3, ... without gap. Columns that Row does not have are ignored, those that are missing are None.
+    """
+
+    def bad(line, what):
+        return UserError(f"{path}, line {line}: {what}; restore it from git, or run its experiment with --restart")
+
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; name a CSV that a run has written") from None
+    except UnicodeDecodeError:
+        raise bad(1, "not UTF-8 text") from None
+    lines = text.splitlines()
+    header = lines[0].split(",") if lines else []
+    if header[:3] != ["epoch", "loss", "accuracy"] or len(set(header)) < len(header):
+        raise bad(1, "the columns do not begin with epoch,loss,accuracy")
+    if not text.endswith("\n"):
+        raise bad(len(lines), "cut off in the middle of a row")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        fields = line.split(",")
+        if len(fields) != len(header):
+            raise bad(number, f"{len(fields)} fields instead of {len(header)}")
+        try:
+            values = {key: float(field) if field else None for key, field in zip(header, fields) if key in Row._fields}
+        except ValueError as error:
+            raise bad(number, str(error)) from None
+        if values["epoch"] != len(rows) + 1:
+            raise bad(number, f"epoch {fields[0]!r} where {len(rows) + 1} should stand")
+        if values["loss"] is None or values["accuracy"] is None or not 0 <= values["accuracy"] <= 1:
+            raise bad(number, "no loss, or an accuracy outside 0 to 1")
+        rows.append(Row(**{**values, "epoch": len(rows) + 1}))
+    if not rows:
+        raise bad(1, "no rows below the header")
+    return rows
+
+
+def write_record(path, record):
+    """Write a dict as strict JSON; a NaN or an infinity in it becomes the string that Python prints for it."""
+
+    def strict(value):
+        if isinstance(value, dict):
+            return {key: strict(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [strict(item) for item in value]
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    write_atomically(Path(path), json.dumps(strict(record), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_record(path):
+    """Read a record back as a dict; UserError if it is not there or not JSON."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}; restore it from git, or run its experiment with --restart") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: not a run's record; restore it from git, or run its experiment with --restart")
+    return record

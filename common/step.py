@@ -1,0 +1,93 @@
+"""One training step and one evaluation, compiled, and what both of them measure."""
+
+from typing import NamedTuple
+
+from common.session import tf
+
+LAYERS = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5", "fc1", "fc2", "output")
+
+
+class Measured(NamedTuple):
+    """What a forward pass over one batch showed; the step returns it as one float32 vector.
+
+    loss         summed over the batch
+    correct      images whose largest softmax entry is their label
+    nan_weights  1 if a trainable variable holds a NaN after the step, else 0
+    finite       1 if every logit is finite, else 0
+    underflow    1 if a softmax entry is 0, else 0
+    gap          largest logit minus smallest, in the image where that is widest
+    image        position of that image in the batch
+    largest      the largest activation of each of LAYERS, only where the loss is not finite, else 0
+    """
+
+    loss: float
+    correct: float
+    nan_weights: float
+    finite: float
+    underflow: float
+    gap: float
+    image: float
+    largest: tuple
+
+    @classmethod
+    def of(cls, vector):
+        values = vector.numpy().tolist()
+        return cls(*values[:7], tuple(values[7:]))
+
+
+def measure(layers, labels, loss):
+    """The vector of Measured, with nan_weights 0, for labels uint8 [batch] and the loss of this batch."""
+    logits = layers["output"]
+    # The accuracy is taken from the softmax, as in the article. As its second reader it also keeps TensorFlow's
+    # graph optimizer from rewriting log(softmax), which would hide the article's NaN.
+    probabilities = tf.nn.softmax(logits)
+    correct = tf.argmax(probabilities, axis=1, output_type=tf.int32) == tf.cast(labels, tf.int32)
+    gaps = tf.reduce_max(logits, axis=1) - tf.reduce_min(logits, axis=1)
+    finite = tf.math.is_finite(logits)
+    largest = tf.cond(
+        tf.math.is_finite(loss),
+        lambda: tf.zeros([len(LAYERS)]),
+        lambda: tf.stack([tf.cast(tf.reduce_max(layers[name]), tf.float32) for name in LAYERS]),
+    )
+    flags = [tf.reduce_all(finite), tf.reduce_any(probabilities == 0)]
+    scalars = [
+        loss,
+        tf.reduce_sum(tf.cast(correct, tf.float32)),
+        tf.constant(0.0),
+        *(tf.cast(flag, tf.float32) for flag in flags),
+        tf.reduce_max(gaps),
+        tf.cast(tf.argmax(tf.where(tf.reduce_all(finite, axis=1), gaps, float("inf"))), tf.float32),
+    ]
+    return tf.concat([tf.stack(scalars), largest], axis=0)
+
+
+def compile_steps(network, loss_function, train_input, test_input, xla):
+    """Two functions that return a Measured vector each.
+
+    train(element, dropout_seeds, rate)  one step of gradient descent; rate is a float32 tensor
+    evaluate(element, dropout_seeds)     a forward pass through the training network, dropout on
+
+    element is one of the input's batches; dropout_seeds is int64 [2, 2].
+    """
+    variables = network.trainable_variables
+
+    def forward(element, dropout_seeds, source, training):
+        images, labels = source.load(element)
+        layers = network(images, dropout_seeds, training)
+        loss = loss_function(layers["output"], tf.one_hot(labels, 10))
+        return loss, measure(layers, labels, loss)
+
+    def train(element, dropout_seeds, rate):
+        with tf.GradientTape() as tape:
+            loss, measured = forward(element, dropout_seeds, train_input, training=True)
+        for variable, gradient in zip(variables, tape.gradient(loss, variables)):
+            # The operation of the article's GradientDescentOptimizer.
+            tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
+        # A sum of squares is NaN only if one of them is: overflow makes it infinite.
+        squares = tf.add_n([tf.nn.l2_loss(variable) for variable in variables])
+        return tf.tensor_scatter_nd_update(measured, [[2]], [tf.cast(tf.math.is_nan(squares), tf.float32)])
+
+    def evaluate(element, dropout_seeds):
+        return forward(element, dropout_seeds, test_input, training=False)[1]
+
+    return tf.function(train, jit_compile=xla), tf.function(evaluate, jit_compile=xla)
