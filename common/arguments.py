@@ -57,6 +57,7 @@ def parse(script, description, arguments=None):
     add("--xla", action="store_true", help="compile the step with XLA")
     add("--precision", choices=("float32", "mixed"), default="float32", help="mixed: bfloat16 on CPU, float16 on GPU")
     add("--deterministic", action="store_true", help="bit-reproducible operations, slower on a GPU")
+    add("--trace", action="store_true", help="also write every iteration to trace/ in the results folder")
     add("--restart", action="store_true", help="move the files of an earlier run aside and begin anew")
     return parser.parse_args(arguments)
 

@@ -17,14 +17,15 @@ from common.cli import UserError
 
 
 class Row(NamedTuple):
-    """One epoch of a curve; the last three are None for an epoch that was evaluated but not trained in full.
+    """One epoch of a curve; the fields with a default are None where the epoch was filled in, not trained.
 
     epoch           counted from 1
     loss            cross-entropy, summed over the test images
     accuracy        share of the test images, 0 to 1
     train_loss      cross-entropy summed over a batch, mean over the epoch's batches
     train_accuracy  share of the epoch's training images, 0 to 1
-    seconds         training and evaluation of this epoch
+    seconds         training and evaluation of this epoch, None also where NaN weights cut it short
+    logit_gap       largest logit minus smallest, the widest of the epoch's training images
     """
 
     epoch: int
@@ -33,6 +34,16 @@ class Row(NamedTuple):
     train_loss: float | None = None
     train_accuracy: float | None = None
     seconds: float | None = None
+    logit_gap: float | None = None
+
+
+class Iteration(NamedTuple):
+    """One row of a trace: iteration counted from 1 over all epochs, the rest as in Row, for one training batch."""
+
+    iteration: int
+    train_loss: float
+    train_accuracy: float
+    logit_gap: float
 
 
 def write_atomically(path, text):
@@ -46,10 +57,10 @@ def write_atomically(path, text):
 
 
 def write_csv(path, rows):
-    """Write a list of Row; None becomes an empty field."""
+    """Write a list of Row, or of Iteration; None becomes an empty field."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Row._fields)
+    writer.writerow(rows[0]._fields)
     writer.writerows(rows)
     write_atomically(Path(path), text.getvalue())
 

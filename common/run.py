@@ -10,7 +10,7 @@ import time
 from common import arguments, data
 from common.cli import UserError, user_errors
 from common.input import OpenCVInput, TensorFlowInput
-from common.results import Row, read_csv, read_record, write_csv, write_record
+from common.results import Iteration, Row, read_csv, read_record, write_csv, write_record
 from common.session import banner, open_session, tf
 from common.step import LAYERS, Measured, compile_steps
 import numpy as np
@@ -108,7 +108,7 @@ class Training:
             tqdm.write(describe(self.verdict))
 
     def train_epoch(self, epoch):
-        """One pass over the shuffled training set; returns (mean summed loss of a batch, accuracy).
+        """One pass over the shuffled training set; returns a list of Measured, one an iteration.
 
         Ends early once the weights are NaN: they stay so.
         """
@@ -151,7 +151,7 @@ class Training:
             if self.nan_weights:
                 break
         bar.close()
-        return sum(m.loss for m in seen) / len(seen), sum(m.correct for m in seen) / len(seen) / args.batch_size
+        return seen
 
     def evaluate(self, epoch):
         """Summed loss and accuracy over the test images, in batches of at most 1,000."""
@@ -221,16 +221,18 @@ def run(AlexNet, losses, learning_rate):
             print(f"{csv_path} is complete: nothing to do. --restart moves it aside and begins anew.")
             return
         device, facts = open_session(args)
-        args.results_dir.mkdir(parents=True, exist_ok=True)
-        set_aside(csv_path, record_path)
+        trace_path = args.results_dir / "trace" / csv_path.name
+        (trace_path.parent if args.trace else args.results_dir).mkdir(parents=True, exist_ok=True)
+        set_aside(csv_path, record_path, trace_path)
         print(f"{name}: {args.epochs} epochs of {len(dataset.train_labels)} images, {args.batch_size} a batch")
         print(banner(facts, args), flush=True)
         with tf.device(device):
             training = Training(AlexNet(), losses[args.loss], learning_rate, dataset, args)
-            train_and_record(training, csv_path, record_path, {"experiment": script.stem, "name": name, **facts})
+            facts = {"experiment": script.stem, "name": name, **facts}
+            train_and_record(training, csv_path, record_path, trace_path, facts)
 
 
-def train_and_record(training, csv_path, record_path, facts):
+def train_and_record(training, csv_path, record_path, trace_path, facts):
     """Train to the last epoch; after each one, write the curve and the record."""
     args = training.args
     started = time.perf_counter()
@@ -241,20 +243,35 @@ def train_and_record(training, csv_path, record_path, facts):
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     del record["arguments"]["results_dir"], record["arguments"]["restart"]
-    rows = []
+    rows, trace = [], []
     while len(rows) < args.epochs:
         epoch = len(rows)
         epoch_started = time.perf_counter()
-        trained = map(rounded, training.train_epoch(epoch))
+        seen = training.train_epoch(epoch)
         evaluated = training.evaluate(epoch)
         seconds = None if training.nan_weights else round(time.perf_counter() - epoch_started, 2)
-        rows.append(Row(epoch + 1, *evaluated, *trained, seconds))
+        rows.append(
+            Row(
+                epoch + 1,
+                *evaluated,
+                train_loss=rounded(np.mean([m.loss for m in seen])),
+                train_accuracy=rounded(np.mean([m.correct for m in seen]) / args.batch_size),
+                seconds=seconds,
+                logit_gap=rounded(np.max([m.gap for m in seen])),
+            )
+        )
+        trace += [
+            Iteration(len(trace) + number, rounded(m.loss), rounded(m.correct / args.batch_size), rounded(m.gap))
+            for number, m in enumerate(seen, start=1)
+        ]
         report(rows[-1], args.epochs)
         if training.nan_weights:
             # Weights that are NaN stay so, and so does what this one evaluation of them showed.
             rows += [Row(later + 1, *evaluated) for later in range(epoch + 1, args.epochs)]
             print(f"the other {args.epochs - epoch - 1} epochs are filled with this evaluation, not trained")
         write_csv(csv_path, rows)
+        if args.trace:
+            write_csv(trace_path, trace)
         nan_losses = [row.epoch for row in rows if math.isnan(row.loss)]
         write_record(
             record_path,
