@@ -111,7 +111,9 @@ class AlexNet(tf.Module):
 
 def naive_loss(logits, labels):
     """The article's method 1, summed over the batch: nan once a softmax entry underflows to 0."""
-    return -tf.reduce_sum(labels * tf.math.log(tf.nn.softmax(logits)))
+    # ensure_shape keeps the graph optimizer from fusing log and softmax, which would hide the nan.
+    probabilities = tf.ensure_shape(tf.nn.softmax(logits), [None, n_classes])
+    return -tf.reduce_sum(labels * tf.math.log(probabilities))
 
 
 def fused_loss(logits, labels):

@@ -61,10 +61,10 @@ def gpu_missing():
 
 def choose_gpu(wanted):
     """The physical GPU for --device (auto, cpu, gpu or gpu:N), or None for the CPU."""
-    if wanted == "cpu":
-        return None
     with quiet_stderr():
         gpus = tf.config.list_physical_devices("GPU")
+    if wanted == "cpu":
+        return None
     if wanted == "auto":
         return gpus[0] if gpus else None
     if not gpus:
@@ -84,16 +84,30 @@ def gpu_memory(number):
     return size.value
 
 
-def processor():
-    """(name, set of flags) of the CPU."""
+def processor(fact):
+    """What Linux says of the CPU ("model name", "flags"), or "" where it says nothing."""
     with contextlib.suppress(OSError):
-        facts = dict(
-            (part.strip() for part in line.split(":", 1))
-            for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-            if ":" in line
-        )
-        return facts.get("model name", platform.machine()), set(facts.get("flags", "").split())
-    return platform.machine(), set()
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == fact:
+                return value.strip()
+    return ""
+
+
+def has_bfloat16():
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(processor("flags").split())
+
+
+def check(args, gpu):
+    """Raise UserError for flags that exclude each other, or that the device (a GPU, or None for the CPU) excludes."""
+    if args.xla and args.precision == "mixed":
+        raise UserError("--xla: does not see the graph rewrite of --precision mixed; leave one of the two out")
+    if gpu is None and args.precision == "mixed" and not has_bfloat16():
+        raise UserError("--precision mixed: this processor has no bfloat16 arithmetic; use --precision float32")
+    if gpu is None and args.gpu_memory_fraction is not None:
+        raise UserError("--gpu-memory-fraction: there is no GPU in this run; leave the flag out")
+    if gpu is not None and args.xla and args.deterministic:
+        raise UserError("--xla: has no deterministic max-pool gradient on a GPU; leave out --deterministic")
 
 
 def open_session(args):
@@ -102,29 +116,21 @@ def open_session(args):
     Raises UserError for a device that is not there and for flags that exclude each other.
     """
     gpu = choose_gpu(args.device)
-    name, flags = processor()
-    if args.xla and args.precision == "mixed":
-        raise UserError("--xla: does not see the graph rewrite of --precision mixed; leave one of the two out")
-    if gpu is None and args.precision == "mixed" and not flags & {"avx512_bf16", "amx_bf16"}:
-        raise UserError("--precision mixed: this processor has no bfloat16 arithmetic; use --precision float32")
-    if gpu is None and args.gpu_memory_fraction is not None:
-        raise UserError("--gpu-memory-fraction: there is no GPU in this run; leave the flag out")
-    if gpu is not None and args.xla and args.deterministic:
-        raise UserError("--xla: has no deterministic max-pool gradient on a GPU; leave out --deterministic")
-
+    check(args, gpu)
     tf.config.set_soft_device_placement(True)
     tf.debugging.set_log_device_placement(args.log_device_placement)
     tf.config.experimental.enable_tensor_float_32_execution(not args.no_tf32)
     tf.random.set_seed(args.seed)
     if args.deterministic:
         tf.config.experimental.enable_op_determinism()
-    memory = "growth"
+    name, memory = processor("model name") or platform.machine(), None
     if gpu is None:
         tf.config.set_visible_devices([], "GPU")
     else:
         tf.config.set_visible_devices(gpu, "GPU")
         name = tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         if args.gpu_memory_fraction is None:
+            memory = "growth"
             tf.config.experimental.set_memory_growth(gpu, True)
         else:
             limit = args.gpu_memory_fraction * gpu_memory(int(gpu.name.rpartition(":")[2])) / 2**20
@@ -141,7 +147,7 @@ def open_session(args):
     facts = {
         "device": "GPU" if gpu else "CPU",
         "device_name": name,
-        "memory": memory if gpu else None,
+        "memory": memory,
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "precision": args.precision if args.precision == "float32" else f"mixed {'float16' if gpu else 'bfloat16'}",
         "tf32": bool(gpu) and not args.no_tf32,

@@ -1,0 +1,195 @@
+"""The run loop, its files and its names, on a network small enough to follow by hand."""
+
+import argparse
+import json
+import math
+
+from common import run as loop
+from common.arguments import parse, run_name
+from common.data import Dataset
+from common.results import read_csv, read_record
+from common.session import tf
+from common.step import LAYERS
+import numpy as np
+import pytest
+
+import alexnet1
+
+
+class Brightness(tf.Module):
+    """Logits are the mean brightness (0 to 1) times a variable row: white images saturate, black ones do not."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.row = tf.Variable([[factor] + [0.0] * 9])
+
+    def __call__(self, images, dropout_seeds, training):
+        return dict.fromkeys(LAYERS, tf.reduce_mean(images, [1, 2]) @ self.row)
+
+
+def images(*levels):
+    """uint8 [n, 28, 28], each image of one brightness."""
+    return np.repeat(np.array(levels, np.uint8), 784).reshape(-1, 28, 28)
+
+
+def training(tmp_path, train, test, factor=200.0, epochs=3, batch=2, **more):
+    """A Training on images of these brightnesses, all of class 0, and a function that runs it to its end."""
+    dataset = Dataset(
+        images(*train), np.zeros(len(train), np.uint8), images(*test), np.zeros(len(test), np.uint8), None
+    )
+    args = parse("x.py", None, ["--epochs", str(epochs), "--batch-size", str(batch), "--results-dir", str(tmp_path)])
+    vars(args).update(more)
+    result = loop.Training(Brightness(factor), alexnet1.naive_loss, lambda epoch: 0.1, dataset, args)
+    paths = [tmp_path / name for name in ("x.csv", "x.json", "trace.csv")]
+    loop.train_and_record(result, *paths, {"experiment": "x"})
+    return result, read_csv(paths[0]), json.loads(paths[1].read_text(), parse_constant=pytest.fail)
+
+
+def test_a_finite_run_trains_every_epoch(tmp_path, capsys):
+    _, rows, record = training(tmp_path, [0, 10, 20, 30, 40], [0, 0, 50, 60], factor=2.0)
+    assert [row.epoch for row in rows] == [1, 2, 3]
+    assert all(math.isfinite(row.loss) and row.seconds is not None and row.accuracy == 1 for row in rows)
+    assert record["complete"] and record["nan_weights"] is record["nan_cause"] is record["nan_loss_epoch"] is None
+    assert "epoch 3/3, loss " in capsys.readouterr().out
+    assert rows[0].loss > rows[1].loss > rows[2].loss
+    assert rows[0].logit_gap == pytest.approx(2 * 40 / 255, rel=0.3)
+
+
+def test_nan_weights_end_training_and_fill_the_curve(tmp_path, capsys):
+    """One white image among black ones turns the weights NaN in the iteration that the shuffle gives it."""
+    levels = [0] * 9 + [255]
+    order = loop.shuffled(0, 0, 10, 2)
+    iteration = 1 + int(np.argwhere(order == 9)[0, 0])
+    result, rows, record = training(tmp_path, levels, [0, 0, 0, 0], epochs=4)
+    assert record["nan_weights"] == result.nan_weights == {"epoch": 1, "iteration": iteration}
+    assert len(rows) == 4 and all(math.isnan(row.loss) and row.accuracy == 1 for row in rows)
+    assert all(row.seconds is None for row in rows) and rows[1].train_loss is None
+    assert record["complete"] and record["filled_from_epoch"] == 2 and record["nan_loss_epoch"] == 1
+    cause = record["nan_cause"]
+    assert (cause["cause"], cause["image"], cause["label"], cause["iteration"]) == ("log(0)", 9, 0, iteration)
+    assert cause["logit_gap"] == pytest.approx(200, rel=0.01)
+    out = capsys.readouterr().out
+    assert f"epoch 1, iteration {iteration}: the weights are NaN" in out and "log(0)" in out
+
+
+def test_a_gap_of_ten_thousand_is_called_an_explosion(tmp_path):
+    _, _, record = training(tmp_path, [255, 255], [0, 0], factor=2e4, epochs=1)
+    assert record["nan_cause"]["cause"] == "explosion" and record["filled_from_epoch"] is None
+    _, _, record = training(tmp_path, [255, 255], [0, 0], factor=1e38, epochs=1)
+    assert record["nan_cause"]["cause"] == "explosion"
+
+
+def test_a_nan_evaluation_loss_alone_does_not_stop_training(tmp_path):
+    _, rows, record = training(tmp_path, [0, 10, 20, 30], [0, 0, 255, 0])
+    assert all(math.isnan(row.loss) and row.accuracy == 1 and row.seconds is not None for row in rows)
+    assert all(math.isfinite(row.train_loss) for row in rows)
+    assert record["nan_loss_epoch"] == 1 and record["nan_weights"] is None and record["filled_from_epoch"] is None
+    assert record["nan_cause"]["iteration"] is None and record["nan_cause"]["image"] == 2
+
+
+def test_trace_has_every_iteration(tmp_path):
+    training(tmp_path, [0, 10, 20, 30, 40], [0, 0], trace=True)
+    lines = (tmp_path / "trace.csv").read_text().splitlines()
+    assert lines[0] == "iteration,train_loss,train_accuracy,logit_gap"
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_evaluation_in_parts_sums_up(tmp_path, monkeypatch):
+    whole, _, _ = training(tmp_path, [0, 10], [0, 10, 20, 30, 40], epochs=1)
+    monkeypatch.setattr(loop, "EVALUATION_BATCH", 2)
+    loss, accuracy = whole.evaluate(0)
+    assert accuracy == 1
+    monkeypatch.setattr(loop, "EVALUATION_BATCH", 1000)
+    assert loss == pytest.approx(whole.evaluate(0)[0], rel=1e-6)
+
+
+def test_shuffle_is_a_permutation_and_a_function_of_seed_and_epoch():
+    order = loop.shuffled(3, 7, 100, 30)
+    assert order.shape == (3, 30) and len(set(order.ravel().tolist())) == 90
+    assert np.array_equal(order, loop.shuffled(3, 7, 100, 30))
+    assert not np.array_equal(order, loop.shuffled(3, 8, 100, 30))
+    assert not np.array_equal(order, loop.shuffled(4, 7, 100, 30))
+
+
+def test_dropout_seeds_differ_between_iterations_epochs_runs_and_layers():
+    seeds = [loop.dropout_seeds(*key) for key in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))]
+    assert seeds[0].shape == (2, 2) and len({tuple(pair) for seed in seeds for pair in seed.tolist()}) == 8
+    assert np.array_equal(seeds[1], loop.dropout_seeds(0, 0, 1))
+
+
+def name(*flags, digest=None):
+    return run_name("alexnet2", parse("x.py", None, list(flags)), digest)
+
+
+def test_the_name_tells_what_differs_from_the_article():
+    assert name() == name("--device", "cpu", "--no-tf32", "--results-dir", "elsewhere") == "alexnet2"
+    assert name("--epochs", "2", "--train-size", "400", "--seed", "3") == "alexnet2-train400-epochs2-seed3"
+    assert name("--loss", "fused", "--precision", "mixed", "--resize", "opencv") == "alexnet2-fused-opencv-mixed"
+    assert name("--batch-size", "50", "--test-size", "10", digest="0a1b2c3d") == "alexnet2-data0a1b2c3d-test10-batch50"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--epochs", "0"],
+        ["--epochs", "1.5"],
+        ["--epochs", "-3"],
+        ["--batch-size", "1"],
+        ["--seed", "x"],
+        ["--seed", "9999999999"],
+        ["--gpu-memory-fraction", "0"],
+        ["--gpu-memory-fraction", "2"],
+        ["--gpu-memory-fraction", "nan"],
+        ["--device", "tpu"],
+        ["--loss", "hinge"],
+        ["--nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_a_bad_flag_costs_one_line_and_exit_code_2(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("alexnet2.py", None, flags)
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and not out
+    assert err.count("\n") == 1 and flags[0] in err and err.startswith("alexnet2.py: error: ")
+
+
+@pytest.mark.parametrize(
+    "sizes, flag",
+    [
+        ({"train_size": 61}, "--train-size 61"),
+        ({"test_size": 31}, "--test-size 31"),
+        ({"train_size": 20}, "--batch-size"),
+    ],
+)
+def test_sizes_beyond_the_data_are_refused(sizes, flag):
+    args = argparse.Namespace(**{"train_size": None, "test_size": 30, "batch_size": 40, **sizes})
+    dataset = Dataset(images(*[0] * 60), np.zeros(60), images(*[0] * 30), np.zeros(30), None)
+    with pytest.raises(loop.UserError, match=flag):
+        loop.select(dataset, args)
+
+
+def test_the_whole_training_set_asked_for_by_its_size_is_the_default():
+    args = argparse.Namespace(train_size=60, test_size=30, batch_size=40)
+    dataset = Dataset(images(*[0] * 60), np.zeros(60), images(*[0] * 30), np.zeros(30), None)
+    assert len(loop.select(dataset, args).train_labels) == 60 and args.train_size is None
+
+
+def test_set_aside_never_overwrites(tmp_path):
+    path = tmp_path / "x.csv"
+    for content in ("one", "two"):
+        path.write_text(content)
+        loop.set_aside(path, tmp_path / "absent")
+    assert not path.exists()
+    assert [(tmp_path / f"x.csv.old{n}").read_text() for n in (1, 2)] == ["one", "two"]
+
+
+def test_complete_needs_both_files_and_every_row(tmp_path):
+    training(tmp_path, [0, 10], [0, 0], epochs=2)
+    csv_path, record_path = tmp_path / "x.csv", tmp_path / "x.json"
+    assert loop.complete(csv_path, record_path, 2) and not loop.complete(csv_path, record_path, 3)
+    record = read_record(record_path)
+    loop.write_record(record_path, {**record, "complete": False})
+    assert not loop.complete(csv_path, record_path, 2)
+    record_path.unlink()
+    assert not loop.complete(csv_path, record_path, 2)

@@ -1,0 +1,170 @@
+"""The session set-up: devices, precision, banner. What changes the process runs in one of its own."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+from common import session
+from common.arguments import parse
+from common.cli import UserError
+from conftest import ROOT
+import pytest
+
+MIXED = """
+import importlib, json, sys
+from common.arguments import parse
+from common.input import resize_tensorflow
+from common.session import open_session, tf
+from common import data
+import numpy as np
+
+device = sys.argv[1]
+_, facts = open_session(parse("x.py", None, ["--precision", "mixed", "--device", device]))
+mnist = data.load()
+labels = tf.one_hot(mnist.train_labels[:8], 10)
+seeds = tf.constant([[1, 2], [3, 4]], tf.int64)
+found = {"precision": facts["precision"]}
+for name in ("alexnet4", "alexnet6"):
+    module = importlib.import_module(name)
+    network = module.AlexNet()
+
+    def step(digits):
+        with tf.GradientTape() as tape:
+            layers = network(resize_tensorflow(digits), seeds, training=True)
+            loss = module.naive_loss(layers["output"], labels)
+        gradients = tape.gradient(loss, network.trainable_variables)
+        return loss, layers["output"], gradients[0]
+
+    loss, logits, gradient = tf.function(step)(mnist.train_images[:8])
+    exact = module.naive_loss(tf.constant(logits.numpy()), labels)  # eager: never rewritten
+    reference = step(mnist.train_images[:8])[1]
+    found[name] = {
+        "loss": abs(float(loss / exact) - 1),
+        "logits": float(tf.norm(logits - reference) / tf.norm(reference)),
+        "dtypes": sorted({loss.dtype.name, logits.dtype.name, gradient.dtype.name}),
+    }
+
+def moments(kernel):
+    outputs = tf.nn.conv2d(resize_tensorflow(mnist.train_images[:8]), kernel, 4, "VALID")
+    return outputs, *tf.nn.moments(outputs, [0, 1, 2])
+
+outputs, *found["moments"] = tf.function(moments)(tf.random.normal([11, 11, 1, 96]) + 1)
+exact = tf.nn.moments(tf.constant(outputs.numpy()), [0, 1, 2])
+found["moments"] = [float(np.abs(ours / theirs - 1).max()) for ours, theirs in zip(found["moments"], exact)]
+print(json.dumps(found))
+"""
+
+
+def python(code, *arguments, **environment):
+    """Run code in a process of its own, in the repository's root; returns the finished process."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+def assert_mixed_keeps_the_loss_and_the_moments_in_float32(device, dtype):
+    done = python(MIXED, device)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["precision"] == f"mixed {dtype}"
+    for name in ("alexnet4", "alexnet6"):
+        assert found[name]["logits"] > 1e-4  # the products did run in 16 bits
+        assert found[name]["loss"] < 1e-6  # 16 bits would round it to 2 or 3 digits
+        assert found[name]["dtypes"] == ["float32"]
+    assert max(found["moments"]) < 1e-5
+
+
+@pytest.mark.skipif(not session.has_bfloat16(), reason="this processor has no bfloat16 arithmetic")
+def test_mixed_on_the_cpu():
+    assert_mixed_keeps_the_loss_and_the_moments_in_float32("cpu", "bfloat16")
+
+
+@pytest.mark.gpu
+def test_mixed_on_the_gpu():
+    assert_mixed_keeps_the_loss_and_the_moments_in_float32("gpu", "float16")
+
+
+def flags(*given):
+    return parse("x.py", None, list(given))
+
+
+@pytest.mark.parametrize(
+    "given, gpu, bfloat16, words",
+    [
+        (["--xla", "--precision", "mixed"], "GPU", True, "--xla"),
+        (["--xla", "--deterministic"], "GPU", True, "--xla"),
+        (["--precision", "mixed"], None, False, "no bfloat16"),
+        (["--gpu-memory-fraction", "0.5"], None, True, "--gpu-memory-fraction"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_that_exclude_each_other(given, gpu, bfloat16, words, monkeypatch):
+    monkeypatch.setattr(session, "has_bfloat16", lambda: bfloat16)
+    with pytest.raises(UserError, match=words):
+        session.check(flags(*given), gpu)
+
+
+def test_choosing_a_device(monkeypatch):
+    monkeypatch.setattr(session.tf.config, "list_physical_devices", lambda kind: ["first", "second"])
+    assert [session.choose_gpu(d) for d in ("auto", "cpu", "gpu", "gpu:1")] == ["first", None, "first", "second"]
+    with pytest.raises(UserError, match="--device gpu:2: TensorFlow sees 2 GPU"):
+        session.choose_gpu("gpu:2")
+    monkeypatch.setattr(session.tf.config, "list_physical_devices", lambda kind: [])
+    assert session.choose_gpu("auto") is None
+
+
+@pytest.mark.parametrize(
+    "visible, nvidia, mend",
+    [
+        ("-1", True, "unset it"),
+        (None, True, "requirements-gpu.txt"),
+        (None, False, "no NVIDIA driver"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_explained(visible, nvidia, mend, monkeypatch):
+    monkeypatch.setattr(session.tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(session, "nvidia_present", lambda: nvidia)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(UserError, match=f"--device gpu: .*{mend}"):
+        session.choose_gpu("gpu")
+
+
+FACTS = {
+    "device": "CPU",
+    "device_name": "A processor",
+    "memory": None,
+    "threads": 2,
+    "precision": "float32",
+    "tf32": False,
+    "xla": False,
+    "deterministic": True,
+    "versions": {"python": "3.13.0", "tensorflow": "2.21.0", "cuda": "12.5.1", "cudnn": "9"},
+}
+
+
+def test_banner(monkeypatch):
+    monkeypatch.setattr(session, "nvidia_present", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    text = session.banner(FACTS, argparse.Namespace(seed=3, device="auto"))
+    for words in ("TensorFlow 2.21.0", "CUDA 12.5.1", "A processor, 2 threads", "float32, deterministic, seed 3"):
+        assert words in text
+    assert "requirements-gpu.txt" in text and "half an hour" in text
+    gpu = {**FACTS, "device": "GPU", "memory": "growth", "tf32": True}
+    text = session.banner(gpu, argparse.Namespace(seed=3, device="auto"))
+    assert "memory growth" in text and "TF32" in text and "half an hour" not in text
+
+
+def test_importing_tensorflow_is_quiet_and_failures_are_not():
+    done = python("import alexnet1")
+    assert (done.stdout, done.stderr) == ("", "")
+    failing = "with quiet_stderr():\n  os.write(2, b'lost?')\n  raise OSError"
+    done = python(f"import os\nfrom common.session import quiet_stderr\n{failing}")
+    assert "lost?" in done.stderr
