@@ -58,6 +58,8 @@ def parse(script, description, arguments=None):
     add("--precision", choices=("float32", "mixed"), default="float32", help="mixed: bfloat16 on CPU, float16 on GPU")
     add("--deterministic", action="store_true", help="bit-reproducible operations, slower on a GPU")
     add("--trace", action="store_true", help="also write every iteration to trace/ in the results folder")
+    add("--save-minutes", type=whole(1, 10_000), metavar="N", help="a checkpoint every N minutes, not just each epoch")
+    add("--keep-checkpoint", action="store_true", help="keep the last checkpoint when the run is complete")
     add("--restart", action="store_true", help="move the files of an earlier run aside and begin anew")
     return parser.parse_args(arguments)
 

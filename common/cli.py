@@ -19,9 +19,14 @@ class Parser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def user_errors():
-    """Turn a UserError into its line on stderr and exit code 2."""
+    """Turn a UserError, or an OSError that nobody caught, into one line on stderr and exit code 2."""
     try:
         yield
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}; make it writable, make room, or name another folder"
+    else:
+        return
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -39,10 +39,12 @@ def training(tmp_path, train, test, factor=200.0, epochs=3, batch=2, **more):
     )
     args = parse("x.py", None, ["--epochs", str(epochs), "--batch-size", str(batch), "--results-dir", str(tmp_path)])
     vars(args).update(more)
-    result = loop.Training(Brightness(factor), alexnet1.naive_loss, lambda epoch: 0.1, dataset, args)
-    paths = [tmp_path / name for name in ("x.csv", "x.json", "trace.csv")]
-    loop.train_and_record(result, *paths, {"experiment": "x"})
-    return result, read_csv(paths[0]), json.loads(paths[1].read_text(), parse_constant=pytest.fail)
+    files, state, stop = loop.Files(tmp_path, "x", args), loop.State(), argparse.Namespace(signal=None)
+    result = loop.Training(
+        Brightness(factor), alexnet1.naive_loss, lambda epoch: 0.1, dataset, args, state, lambda *_: None, stop
+    )
+    result.run(lambda state: files.write(state, {"experiment": "x"}))
+    return result, read_csv(files.csv), json.loads(files.record.read_text(), parse_constant=pytest.fail)
 
 
 def test_a_finite_run_trains_every_epoch(tmp_path, capsys):
@@ -61,7 +63,7 @@ def test_nan_weights_end_training_and_fill_the_curve(tmp_path, capsys):
     order = loop.shuffled(0, 0, 10, 2)
     iteration = 1 + int(np.argwhere(order == 9)[0, 0])
     result, rows, record = training(tmp_path, levels, [0, 0, 0, 0], epochs=4)
-    assert record["nan_weights"] == result.nan_weights == {"epoch": 1, "iteration": iteration}
+    assert record["nan_weights"] == result.state.nan_weights == {"epoch": 1, "iteration": iteration}
     assert len(rows) == 4 and all(math.isnan(row.loss) and row.accuracy == 1 for row in rows)
     assert all(row.seconds is None for row in rows) and rows[1].train_loss is None
     assert record["complete"] and record["filled_from_epoch"] == 2 and record["nan_loss_epoch"] == 1
@@ -89,7 +91,7 @@ def test_a_nan_evaluation_loss_alone_does_not_stop_training(tmp_path):
 
 def test_trace_has_every_iteration(tmp_path):
     training(tmp_path, [0, 10, 20, 30, 40], [0, 0], trace=True)
-    lines = (tmp_path / "trace.csv").read_text().splitlines()
+    lines = (tmp_path / "trace" / "x.csv").read_text().splitlines()
     assert lines[0] == "iteration,train_loss,train_accuracy,logit_gap"
     assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4", "5", "6"]
 
@@ -97,10 +99,10 @@ def test_trace_has_every_iteration(tmp_path):
 def test_evaluation_in_parts_sums_up(tmp_path, monkeypatch):
     whole, _, _ = training(tmp_path, [0, 10], [0, 10, 20, 30, 40], epochs=1)
     monkeypatch.setattr(loop, "EVALUATION_BATCH", 2)
-    loss, accuracy = whole.evaluate(0)
+    loss, accuracy = whole.evaluate()
     assert accuracy == 1
     monkeypatch.setattr(loop, "EVALUATION_BATCH", 1000)
-    assert loss == pytest.approx(whole.evaluate(0)[0], rel=1e-6)
+    assert loss == pytest.approx(whole.evaluate()[0], rel=1e-6)
 
 
 def test_shuffle_is_a_permutation_and_a_function_of_seed_and_epoch():

@@ -55,10 +55,10 @@ def test_a_complete_run_is_left_alone_and_restart_keeps_its_files(tmp_path):
     folder = tmp_path / "Läufe und mehr"
     folder.mkdir()
     start(1, folder)
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()}
     again = start(1, folder)
     assert again.returncode == 0 and "is complete: nothing to do" in again.stdout
-    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()}
     assert start(1, folder, "--restart").returncode == 0
     for path, (content, _) in before.items():
         assert path.exists() and path.with_name(f"{path.name}.old1").read_bytes() == content
