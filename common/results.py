@@ -65,12 +65,13 @@ def write_csv(path, rows):
     write_atomically(Path(path), text.getvalue())
 
 
-def read_csv(path):
-    """Read a curve back as a list of Row.
+def read_csv(path, kind=Row):
+    """Read a curve back as a list of Row, or a trace as a list of Iteration.
 
-    Raises UserError, naming file and line, unless the columns begin with epoch,loss,accuracy and the epochs
-    are 1, 2, 3, ... without gap. Columns that Row does not have are ignored, those that are missing are None.
+    Raises UserError, naming file and line, unless the columns begin with those that kind cannot do without and the
+    first one counts 1, 2, 3, ... without gap. Columns that kind does not have are ignored.
     """
+    count, *_ = needed = [field for field in kind._fields if field not in kind._field_defaults]
 
     def bad(line, what):
         return UserError(f"{path}, line {line}: {what}; restore it from git, or run its experiment with --restart")
@@ -83,8 +84,8 @@ def read_csv(path):
         raise bad(1, "not UTF-8 text") from None
     lines = text.splitlines()
     header = lines[0].split(",") if lines else []
-    if header[:3] != ["epoch", "loss", "accuracy"] or len(set(header)) < len(header):
-        raise bad(1, "the columns do not begin with epoch,loss,accuracy")
+    if header[: len(needed)] != needed or len(set(header)) < len(header):
+        raise bad(1, f"the columns do not begin with {','.join(needed)}")
     if not text.endswith("\n"):
         raise bad(len(lines), "cut off in the middle of a row")
     rows = []
@@ -93,14 +94,14 @@ def read_csv(path):
         if len(fields) != len(header):
             raise bad(number, f"{len(fields)} fields instead of {len(header)}")
         try:
-            values = {key: float(field) if field else None for key, field in zip(header, fields) if key in Row._fields}
+            values = {key: float(field) if field else None for key, field in zip(header, fields) if key in kind._fields}
         except ValueError as error:
             raise bad(number, str(error)) from None
-        if values["epoch"] != len(rows) + 1:
-            raise bad(number, f"epoch {fields[0]!r} where {len(rows) + 1} should stand")
-        if values["loss"] is None or values["accuracy"] is None or not 0 <= values["accuracy"] <= 1:
-            raise bad(number, "no loss, or an accuracy outside 0 to 1")
-        rows.append(Row(**{**values, "epoch": len(rows) + 1}))
+        if values[count] != len(rows) + 1:
+            raise bad(number, f"{count} {fields[0]!r} where {len(rows) + 1} should stand")
+        if None in [values[key] for key in needed] or not 0 <= values.get("accuracy", 0) <= 1:
+            raise bad(number, "an empty field, or an accuracy outside 0 to 1")
+        rows.append(kind(**{**values, count: len(rows) + 1}))
     if not rows:
         raise bad(1, "no rows below the header")
     return rows
@@ -123,7 +124,7 @@ def read_record(path):
     """Read a record back as a dict; UserError if it is not there or not JSON."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}; restore it from git, or run its experiment with --restart") from None
     if not isinstance(record, dict):
         raise UserError(f"{path}: not a run's record; restore it from git, or run its experiment with --restart")

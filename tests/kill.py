@@ -1,6 +1,6 @@
 """Kill a run with SIGKILL again and again, in every phase, and compare its files with those of a run left alone.
 
-python tests/kill.py [KILLS]   (30; about 10 seconds each on 2 cores; prints one line a kill and a summary)
+python -m tests.kill [KILLS]   (30; about 10 seconds each on 2 cores; prints one line a kill and a summary)
 """
 
 import collections
