@@ -25,7 +25,8 @@ class TensorFlowInput:
     """
 
     def __init__(self, images, labels):
-        self.images, self.labels = tf.constant(images), tf.constant(labels)
+        # Variables: on a GPU TensorFlow gathers bytes from a variable, not from a constant.
+        self.images, self.labels = (tf.Variable(array, trainable=False) for array in (images, labels))
 
     def batches(self, order):
         """One element a step, for order int32 [steps, batch]."""

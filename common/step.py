@@ -40,8 +40,8 @@ def measure(layers, labels, loss):
     logits = layers["output"]
     probabilities = tf.nn.softmax(logits)  # the accuracy is taken from it, as in the article
     # NaN counts as class 0, as TensorFlow's own argmax has it; XLA's says 9.
-    predicted = tf.argmax(tf.where(tf.math.is_nan(probabilities), 0.0, probabilities), axis=1, output_type=tf.int32)
-    correct = predicted == tf.cast(labels, tf.int32)
+    predicted = tf.argmax(tf.where(tf.math.is_nan(probabilities), 0.0, probabilities), axis=1)
+    correct = predicted == tf.cast(labels, tf.int64)
     gaps = tf.reduce_max(logits, axis=1) - tf.reduce_min(logits, axis=1)
     finite = tf.math.is_finite(logits)
     largest = tf.cond(
