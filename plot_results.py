@@ -71,11 +71,13 @@ class Run(NamedTuple):
     rows         list of Row, epochs 1, 2, 3, ...
     epochs       how many epochs the run is to have
     nan_weights  the epoch in which the weights turned NaN; None: they did not; 0: no record tells
+    cause        of the first loss that was not finite: (kind, epoch, iteration or None, logit gap), or None
     """
 
     rows: list[Row]
     epochs: int
     nan_weights: int | None
+    cause: tuple | None
 
     def finite_epochs(self):
         """How many epochs pass before the first NaN or infinite loss."""
@@ -90,12 +92,15 @@ def load_run(path):
     """Read NAME.csv, and NAME.json if it is there."""
     rows, record_path = read_csv(path), path.with_suffix(".json")
     if not record_path.exists():
-        return Run(rows, len(rows), 0)
+        return Run(rows, len(rows), 0, None)
     record = read_record(record_path)
     try:
         epochs = len(rows) if record["complete"] else int(record["arguments"]["epochs"])
         nan_weights = record["nan_weights"]
-        return Run(rows, epochs, None if nan_weights is None else int(nan_weights["epoch"]))
+        cause = record.get("nan_cause")
+        if cause:
+            cause = str(cause["cause"]), int(cause["epoch"]), cause["iteration"], float(cause["logit_gap"])
+        return Run(rows, epochs, nan_weights and int(nan_weights["epoch"]), cause)
     except (KeyError, OverflowError, TypeError, ValueError):
         what = "not a run's record; restore it from git, or run its experiment with --restart"
         raise UserError(f"{record_path}: {what}") from None
@@ -362,6 +367,30 @@ def summary(groups):
     return "\n".join(lines)
 
 
+def causes(groups):
+    """Return the second table: why a loss first was not finite, where, and how far apart the logits were."""
+    line = "{:25} {:14} {:>4} {:>12} {:>20}".format
+    lines = [line("run", "the loss was", "runs", "epoch:iter.", "widest logit gap"), "-" * 79]
+    for group, runs in groups.items():
+        kinds = {}
+        for run in runs:
+            kinds.setdefault(run.cause[0] if run.cause else "finite", []).append(run)
+        for kind, alike in sorted(kinds.items()):
+            places = sorted((run.cause[1], run.cause[2] or math.inf) for run in alike if run.cause)
+            ends = dict.fromkeys(places[:1] + places[-1:])
+            place = " to ".join(f"{epoch}:{'test' if at == math.inf else at}" for epoch, at in ends)
+            gaps = [run.cause[3] if run.cause else max(row.logit_gap or 0 for row in run.rows) for run in alike]
+            gap = " to ".join(f"{gap:.3g}" for gap in dict.fromkeys([min(gaps), max(gaps)]))
+            if not all(map(math.isfinite, gaps)):
+                gap = "not finite"
+            if len(group) > 25:
+                lines.append(group)
+            lines.append(line(group if len(group) <= 25 else "", kind, len(alike), place, gap))
+    lines += ["-" * 79, "The first loss that was not finite. log(0): finite logits, but a softmax entry"]
+    lines += ["is 0, which takes a gap of about 87. explosion: not finite, or 10,000 apart."]
+    return "\n".join(lines)
+
+
 def save(figure, path):
     """Write a figure without date or version, so that equal input gives equal bytes."""
     nameless = {"Software": None} if path.suffix == ".png" else {"Creator": None, "Date": None}
@@ -397,7 +426,7 @@ def main(arguments=None):
         if path.is_dir()
         for file in sorted(path.glob("trace/alexnet[1-7]*.csv"))
     }
-    print(summary(groups))
+    print(summary(groups), causes(groups), sep="\n\n")
     with plt.style.context(["default", STYLE]):
         figures = {field: draw(groups, field, args.article) for field in ("loss", "accuracy")}
         if traces:

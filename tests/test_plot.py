@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from common.cli import UserError
-from common.results import Iteration, Row, read_csv, write_csv, write_record
+from common.results import Iteration, Row, read_csv, read_record, write_csv, write_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import matplotlib
@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import plot_results
-from plot_results import ARTICLE, LOOKS, cell, draw, load_groups, main, marked, short, spread, summary
+from plot_results import ARTICLE, LOOKS, causes, cell, draw, load_groups, main, marked, short, spread, summary
 
 matplotlib.use("Agg")
 NAN, INF = math.nan, math.inf
@@ -517,3 +517,17 @@ def test_traces_become_a_third_picture(tmp_path):
     assert above.get_lines()[1].get_xydata().tolist() == [[2, 340]]  # the cross
     main([str(tmp_path)])
     assert (tmp_path / "iterations.png").exists()
+
+
+def test_causes(tmp_path):
+    kinds = [("log(0)", 3, 8, 90.0), ("log(0)", 2, None, 350.0), ("explosion", 1, 1, "inf"), None]
+    for seed, kind in enumerate(kinds, start=1):
+        path = make(tmp_path, f"alexnet2-seed{seed}", [2300.0, NAN, NAN] if kind else drop(2))
+        record = read_record(path.with_suffix(".json"))
+        keys = ("cause", "epoch", "iteration", "logit_gap")
+        write_record(path.with_suffix(".json"), {**record, "nan_cause": kind and dict(zip(keys, kind))})
+    lines = [line.split() for line in causes(load_groups([tmp_path])).splitlines()]
+    assert ["alexnet2", "explosion", "1", "1:1", "not", "finite"] in lines
+    assert ["alexnet2", "log(0)", "2", "2:test", "to", "3:8", "90", "to", "350"] in lines
+    assert any(line[:3] == ["alexnet2", "finite", "1"] for line in lines)
+    assert all(len(line) <= 80 for line in causes(load_groups([tmp_path])).splitlines())
