@@ -129,3 +129,10 @@ def read_record(path):
     if not isinstance(record, dict):
         raise UserError(f"{path}: not a run's record; restore it from git, or run its experiment with --restart")
     return record
+
+
+def complete(csv_path, record_path, epochs):
+    """Whether both files are there and tell of a run that reached its last epoch."""
+    if not (csv_path.exists() and record_path.exists()):
+        return False
+    return read_record(record_path).get("complete") is True and len(read_csv(csv_path)) == epochs

@@ -15,7 +15,7 @@ from common import arguments, data
 from common.checkpoint import Checkpoints, lock
 from common.cli import UserError, user_errors
 from common.input import OpenCVInput, TensorFlowInput
-from common.results import Iteration, Row, read_csv, read_record, write_csv, write_record
+from common.results import Iteration, Row, complete, write_csv, write_record
 from common.session import banner, open_session, tf
 from common.step import LAYERS, Measured, compile_steps
 import numpy as np
@@ -310,13 +310,6 @@ def select(dataset, args):
             "lower it or raise --train-size"
         )
     return dataset
-
-
-def complete(csv_path, record_path, epochs):
-    """Whether both files are there and tell of a run that reached its last epoch."""
-    if not (csv_path.exists() and record_path.exists()):
-        return False
-    return read_record(record_path).get("complete") is True and len(read_csv(csv_path)) == epochs
 
 
 def same_run(name, before, now):

@@ -7,7 +7,7 @@ import math
 from common import run as loop
 from common.arguments import parse, run_name
 from common.data import Dataset
-from common.results import read_csv, read_record
+from common.results import complete, read_csv, read_record
 from common.session import tf
 from common.step import LAYERS
 import numpy as np
@@ -189,9 +189,9 @@ def test_set_aside_never_overwrites(tmp_path):
 def test_complete_needs_both_files_and_every_row(tmp_path):
     training(tmp_path, [0, 10], [0, 0], epochs=2)
     csv_path, record_path = tmp_path / "x.csv", tmp_path / "x.json"
-    assert loop.complete(csv_path, record_path, 2) and not loop.complete(csv_path, record_path, 3)
+    assert complete(csv_path, record_path, 2) and not complete(csv_path, record_path, 3)
     record = read_record(record_path)
     loop.write_record(record_path, {**record, "complete": False})
-    assert not loop.complete(csv_path, record_path, 2)
+    assert not complete(csv_path, record_path, 2)
     record_path.unlink()
-    assert not loop.complete(csv_path, record_path, 2)
+    assert not complete(csv_path, record_path, 2)

@@ -1,0 +1,53 @@
+"""The README and the scripts' docstrings say what the files say, and a diff of two scripts shows an experiment."""
+
+import ast
+import difflib
+import re
+
+from conftest import ROOT
+import pytest
+
+import plot_results
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_table_is_what_plot_results_prints():
+    (table,) = re.findall(r"```text\n(run  .*?)\n```", README, re.S)
+    groups = plot_results.load_groups([ROOT / "results"])
+    assert table == f"{plot_results.summary(groups)}\n\n{plot_results.causes(groups)}"
+
+
+def test_every_file_that_is_named_is_there():
+    named = set(re.findall(r"(?:results|common|tests)/[\w./-]+\.\w+|alexnet[1-7]\.py", README))
+    for number in range(1, 8):
+        named |= set(re.findall(r"results/[\w./-]+\.\w+", (ROOT / f"alexnet{number}.py").read_text("utf-8")))
+    named -= {"results/alexnet2.csv", "results/alexnet2.json"}  # what a full run will write
+    named -= {"results/alexnet6-train2000-test500-epochs4.csv"}  # what the README's first command writes
+    assert len(named) > 10 and [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def code(number):
+    """The lines of a script without its docstring."""
+    text = (ROOT / f"alexnet{number}.py").read_text("utf-8")
+    return text.splitlines()[ast.parse(text).body[0].end_lineno :]
+
+
+@pytest.mark.parametrize(
+    "parent, child, removed, added",
+    [(1, 2, 2, 2), (2, 3, 1, 7), (1, 4, 2, 2), (2, 5, 4, 12), (2, 6, 2, 24), (6, 7, 2, 2)],
+)
+def test_the_scripts_have_not_drifted_apart(parent, child, removed, added):
+    lines = [line[0] for line in difflib.unified_diff(code(parent), code(child), n=0, lineterm="")][2:]
+    assert (lines.count("-"), lines.count("+")) == (removed, added)
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_the_docstring_says_what_it_must(number):
+    docstring = ast.get_docstring(ast.parse((ROOT / f"alexnet{number}.py").read_text("utf-8")))
+    parent = {1: None, 2: 1, 3: 2, 4: 1, 5: 2, 6: 2, 7: 6}[number]
+    fields = re.findall(r"^(\w+): +\S", docstring, re.M)
+    assert fields == ["Parent", "Change", "Article", "Ours", "Diff"]
+    if parent:
+        assert f"Parent:   alexnet{parent}.py\n" in docstring
+        assert docstring.endswith(f"Diff:     diff alexnet{parent}.py alexnet{number}.py")
