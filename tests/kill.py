@@ -23,7 +23,7 @@ import os, runpy, signal, sys, threading, time
 sys.path.insert(0, sys.argv[1])
 target, times, delay = sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 sys.argv = sys.argv[5:]
-import common.run as loop, common.results as results
+import common.run as loop, common.training as training
 
 def kill():
     time.sleep(delay)
@@ -53,11 +53,11 @@ def replace_announced(source, target):
 os.replace = replace_announced  # the file is written, but not yet in place
 loop.Training.evaluate = announce("evaluation", loop.Training.evaluate)
 loop.Checkpoints.save = announce("checkpoint", loop.Checkpoints.save)
-compile_steps = loop.compile_steps
+compile_steps = training.compile_steps
 def compiled(*given):
     train, evaluate = compile_steps(*given)
     return announce("step", train), evaluate
-loop.compile_steps = compiled
+training.compile_steps = compiled
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

@@ -128,7 +128,7 @@ def test_a_run_does_not_go_on_under_other_conditions(key, value, tmp_path, whole
 def test_a_checkpoint_on_request_and_one_that_is_kept(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(loop.Checkpoints, "save", lambda self, step, state: saved.append(step))
-    monkeypatch.setattr(loop.time, "perf_counter", iter(range(0, 10**9, 61)).__next__)
+    monkeypatch.setattr("common.training.time.perf_counter", iter(range(0, 10**9, 61)).__next__)
     assert train(tmp_path, flags=["--save-minutes", "1"]) == 0
     assert saved == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]  # each iteration, each epoch
     monkeypatch.undo()

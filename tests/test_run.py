@@ -10,6 +10,7 @@ from common.data import Dataset
 from common.results import complete, read_csv, read_record
 from common.session import tf
 from common.step import LAYERS
+from common.training import State, Training, dropout_seeds, shuffled
 import numpy as np
 import pytest
 
@@ -39,8 +40,8 @@ def training(tmp_path, train, test, factor=200.0, epochs=3, batch=2, **more):
     )
     args = parse("x.py", None, ["--epochs", str(epochs), "--batch-size", str(batch), "--results-dir", str(tmp_path)])
     vars(args).update(more)
-    files, state, stop = loop.Files(tmp_path, "x", args), loop.State(), argparse.Namespace(signal=None)
-    result = loop.Training(
+    files, state, stop = loop.Files(tmp_path, "x", args), State(), argparse.Namespace(signal=None)
+    result = Training(
         Brightness(factor), alexnet1.naive_loss, lambda epoch: 0.1, dataset, args, state, lambda *_: None, stop
     )
     result.run(lambda state: files.write(state, {"experiment": "x"}))
@@ -60,7 +61,7 @@ def test_a_finite_run_trains_every_epoch(tmp_path, capsys):
 def test_nan_weights_end_training_and_fill_the_curve(tmp_path, capsys):
     """One white image among black ones turns the weights NaN in the iteration that the shuffle gives it."""
     levels = [0] * 9 + [255]
-    order = loop.shuffled(0, 0, 10, 2)
+    order = shuffled(0, 0, 10, 2)
     iteration = 1 + int(np.argwhere(order == 9)[0, 0])
     result, rows, record = training(tmp_path, levels, [0, 0, 0, 0], epochs=4)
     assert record["nan_weights"] == result.state.nan_weights == {"epoch": 1, "iteration": iteration}
@@ -98,25 +99,25 @@ def test_trace_has_every_iteration(tmp_path):
 
 def test_evaluation_in_parts_sums_up(tmp_path, monkeypatch):
     whole, _, _ = training(tmp_path, [0, 10], [0, 10, 20, 30, 40], epochs=1)
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 2)
+    monkeypatch.setattr("common.training.EVALUATION_BATCH", 2)
     loss, accuracy = whole.evaluate()
     assert accuracy == 1
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 1000)
+    monkeypatch.setattr("common.training.EVALUATION_BATCH", 1000)
     assert loss == pytest.approx(whole.evaluate()[0], rel=1e-6)
 
 
 def test_shuffle_is_a_permutation_and_a_function_of_seed_and_epoch():
-    order = loop.shuffled(3, 7, 100, 30)
+    order = shuffled(3, 7, 100, 30)
     assert order.shape == (3, 30) and len(set(order.ravel().tolist())) == 90
-    assert np.array_equal(order, loop.shuffled(3, 7, 100, 30))
-    assert not np.array_equal(order, loop.shuffled(3, 8, 100, 30))
-    assert not np.array_equal(order, loop.shuffled(4, 7, 100, 30))
+    assert np.array_equal(order, shuffled(3, 7, 100, 30))
+    assert not np.array_equal(order, shuffled(3, 8, 100, 30))
+    assert not np.array_equal(order, shuffled(4, 7, 100, 30))
 
 
 def test_dropout_seeds_differ_between_iterations_epochs_runs_and_layers():
-    seeds = [loop.dropout_seeds(*key) for key in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))]
+    seeds = [dropout_seeds(*key) for key in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))]
     assert seeds[0].shape == (2, 2) and len({tuple(pair) for seed in seeds for pair in seed.tolist()}) == 8
-    assert np.array_equal(seeds[1], loop.dropout_seeds(0, 0, 1))
+    assert np.array_equal(seeds[1], dropout_seeds(0, 0, 1))
 
 
 def name(*flags, digest=None):
