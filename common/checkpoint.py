@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 
@@ -28,6 +29,7 @@ class Checkpoints:
 
     def __init__(self, folder, network):
         self.folder, self.newest = folder, None
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # failed() says in one line what went wrong
         with tf.device("/CPU:0"):
             self.text = tf.Variable("", dtype=tf.string)
         self.checkpoint = tf.train.Checkpoint(network=network, state=self.text)
@@ -68,7 +70,7 @@ class Checkpoints:
             raise self.failed("it is not there")
 
     def failed(self, error):
-        reason = str(getattr(error, "message", error)).splitlines()[0]
+        reason = str(getattr(error, "message", error)).splitlines()[0].rpartition("; ")[2].partition(" [Op")[0]
         return UserError(f"{self.folder}: cannot write the checkpoint ({reason}); make room, then start again to go on")
 
     def restore(self):
