@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 from pathlib import Path
 import sys
 
@@ -24,6 +25,9 @@ def user_errors():
         yield
     except UserError as error:
         message = str(error)
+    except BrokenPipeError:  # the reader has gone, as in python plot_results.py | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}; make it writable, make room, or name another folder"
     else:
