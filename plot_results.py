@@ -304,8 +304,9 @@ def draw_iterations(traces):
     above.set(yscale="log", ylim=(1, None), ylabel="widest logit gap of the batch")
     above.set_title("AlexNet on MNIST: logits and training accuracy, batch by batch")
     below.set(ylim=(0, 1.02), xlabel="iteration", ylabel="training accuracy")
-    cross = Line2D(label="last before NaN", color=GREY, xdata=[], ydata=[], **CROSS)
-    entries = [*above.get_legend_handles_labels()[0], cross]
+    entries = above.get_legend_handles_labels()[0]
+    if any(line.get_marker() == "x" for line in above.get_lines()):
+        entries.append(Line2D(label="last before NaN", color=GREY, xdata=[], ydata=[], **CROSS))
     figure.legend(handles=entries, loc="outside lower center", ncols=min(3, len(entries)), handlelength=3.5)
     return figure
 
