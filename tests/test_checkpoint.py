@@ -12,6 +12,7 @@ from common.checkpoint import lock
 from common.cli import UserError
 from common.data import Dataset
 from common.results import read_csv, read_record
+from common.session import tf
 from conftest import ROOT
 import numpy as np
 import pytest
@@ -143,6 +144,18 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot write the checkpoint"):
         train(tmp_path, looks=3)
     assert checkpoints.exists()
+
+
+def test_a_device_out_of_memory_is_one_line(tmp_path, monkeypatch):
+    def exhausted(self):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    train(tmp_path, looks=7)
+    before = (tmp_path / "x.csv").read_bytes()
+    monkeypatch.setattr(loop.Training, "train_epoch", exhausted)
+    with pytest.raises(UserError, match="the CPU is out of memory: lower --batch-size or --test-size"):
+        train(tmp_path)
+    assert (tmp_path / "x.csv").read_bytes() == before
 
 
 def test_two_runs_with_the_same_files(tmp_path):

@@ -103,6 +103,15 @@ def test_damaged_images_cost_one_line_that_names_the_file(folder, kind):
     assert str(folder) in str(error.value) and "train" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_unreadable_file_is_named(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(data.Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match="train-images-idx3-ubyte.gz: Permission denied; replace it"):
+        data.load(folder)
+
+
 def test_a_label_above_nine_is_refused(folder):
     (folder / "train-labels-idx1-ubyte").write_bytes(idx(np.array([0, 1, 2, 3, 4, 10])))
     with pytest.raises(UserError, match="label 10"):
