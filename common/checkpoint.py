@@ -54,20 +54,26 @@ class Checkpoints:
             self.checkpoint.sync()
             self.keep(self.steps()[:2])
             self.text.assign(json.dumps(state))
-            options = tf.train.CheckpointOptions(experimental_enable_async_checkpoint=True)
             self.newest = step
-            self.checkpoint.write(str(self.folder / f"step-{step}"), options)
+            self.write()
         except (OSError, tf.errors.OpError) as error:
             raise self.failed(error) from None
+
+    def write(self):
+        options = tf.train.CheckpointOptions(experimental_enable_async_checkpoint=True)
+        self.checkpoint.write(str(self.folder / f"step-{self.newest}"), options)
 
     def wait(self):
         """Wait until the last checkpoint is written; UserError if it could not be."""
         try:
-            self.checkpoint.sync()  # does not always raise what the background thread did
+            self.checkpoint.sync()
+            if self.newest not in [None, *self.steps()]:
+                self.write()  # raises what went wrong in the background thread
+                self.checkpoint.sync()
         except (OSError, tf.errors.OpError) as error:
             raise self.failed(error) from None
         if self.newest not in [None, *self.steps()]:
-            raise self.failed("it is not there")
+            raise self.failed("; it is not there")
 
     def failed(self, error):
         reason = str(getattr(error, "message", error)).splitlines()[0].rpartition("; ")[2].partition(" [Op")[0]

@@ -1,14 +1,17 @@
 """The run of one experiment: flags, session, data, the loop over epochs, evaluation and files."""
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import inspect
 import math
+import os
 from pathlib import Path
 import signal
 import subprocess
 import sys
+import threading
 
 from common import arguments, data
 from common.checkpoint import Checkpoints, lock
@@ -43,17 +46,26 @@ def set_aside(*paths):
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: the first asks the loop to stop after the step in hand, the second quits at once."""
+    """Ctrl-C and SIGTERM: the first asks the loop to stop after the step in hand, the second quits at once.
+
+    A thread listens, because Python itself handles a signal only once the step in hand has returned.
+    """
 
     def __init__(self):
         self.signal = None
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.ask)
+            signal.signal(number, lambda *_: None)
+        threading.Thread(target=self.listen, args=(reader,), daemon=True).start()
 
-    def ask(self, number, _):
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL)
-        print("\nstopping after this step; once more to quit at once", file=sys.stderr)
+    def listen(self, reader):
+        while number := os.read(reader, 1)[0]:
+            if self.signal is not None:
+                os._exit(128 + number)
+            self.signal = number
+            print("\nstopping after this step; once more to quit at once", file=sys.stderr, flush=True)
 
 
 def select(dataset, args):
@@ -188,6 +200,10 @@ def train(network, loss, learning_rate, dataset, args, files, facts, stop):
     training = Training(network, loss, learning_rate, dataset, args, state, save, stop)
     try:
         training.run(lambda state: files.write(state, facts))
+    except OSError:
+        with contextlib.suppress(UserError):
+            checkpoints.wait()  # lest its background thread complain at exit, too
+        raise
     except tf.errors.ResourceExhaustedError:
         raise UserError(f"the {facts['device']} is out of memory: lower --batch-size or --test-size") from None
     files.write(state, facts)
