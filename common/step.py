@@ -35,8 +35,12 @@ class Measured(NamedTuple):
         return cls(*values[:7], tuple(values[7:]))
 
 
-def measure(layers, labels, loss):
+def measure(layers, labels, loss, training):
     """The vector of Measured, with nan_weights 0, for labels uint8 [batch] and the loss of this batch."""
+
+    def activations():
+        return tf.stack([tf.cast(tf.reduce_max(layers[name]), tf.float32) for name in LAYERS])
+
     logits = layers["output"]
     probabilities = tf.nn.softmax(logits)  # the accuracy is taken from it, as in the article
     # NaN counts as class 0, as TensorFlow's own argmax has it; XLA's says 9.
@@ -44,11 +48,11 @@ def measure(layers, labels, loss):
     correct = predicted == tf.cast(labels, tf.int64)
     gaps = tf.reduce_max(logits, axis=1) - tf.reduce_min(logits, axis=1)
     finite = tf.math.is_finite(logits)
-    largest = tf.cond(
-        tf.math.is_finite(loss),
-        lambda: tf.zeros([len(LAYERS)]),
-        lambda: tf.stack([tf.cast(tf.reduce_max(layers[name]), tf.float32) for name in LAYERS]),
-    )
+    zeros = tf.zeros([len(LAYERS)])
+    if training:
+        largest = tf.cond(tf.math.is_finite(loss), lambda: zeros, activations)
+    else:  # cond would keep every layer until the loss is known
+        largest = tf.where(tf.math.is_finite(loss), zeros, activations())
     flags = [tf.reduce_all(finite), tf.reduce_any(probabilities == 0)]
     scalars = [
         loss,
@@ -75,7 +79,7 @@ def compile_steps(network, loss_function, train_input, test_input, xla):
         images, labels = source.load(element)
         layers = network(images, dropout_seeds, training)
         loss = loss_function(layers["output"], tf.one_hot(labels, 10))
-        return loss, measure(layers, labels, loss)
+        return loss, measure(layers, labels, loss, training)
 
     def train(element, dropout_seeds, rate):
         with tf.GradientTape() as tape:

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 EVALUATION_BATCH = 1000  # the article's; batch norm takes its moments over it
+EVALUATION_PART = 200  # what goes through a network without batch norm at once, to need no more memory than a step
 EXPLOSION = 1e4  # a convention: the logit gap from which a NaN loss is called an explosion
 
 
@@ -110,6 +111,7 @@ class Training:
         self.test_input = make_input(dataset.test_images, dataset.test_labels)
         self.train, self.evaluate_batch = compile_steps(network, loss, self.train_input, self.test_input, args.xla)
         self.iterations = len(dataset.train_labels) // args.batch_size
+        self.evaluation_batch = EVALUATION_BATCH if hasattr(network, "running_means") else EVALUATION_PART
         self.steps_done, self.step_seconds = 0, 0.0
         self.clock = self.saved = time.perf_counter()
 
@@ -191,10 +193,10 @@ class Training:
         return sum(m.correct for m in self.state.seen) / len(self.state.seen) / self.args.batch_size
 
     def evaluate(self):
-        """Summed loss and accuracy over the test images, in batches of at most 1,000."""
+        """Summed loss and accuracy over the test images."""
         size = len(self.dataset.test_labels)
         loss = correct = 0.0
-        parts = np.array_split(np.arange(size, dtype=np.int32), -(-size // EVALUATION_BATCH))
+        parts = np.array_split(np.arange(size, dtype=np.int32), -(-size // self.evaluation_batch))
         for number, batch in enumerate(parts):
             (element,) = self.test_input.batches(batch[np.newaxis])
             seeds = dropout_seeds(self.args.seed, self.epoch, self.iterations + number)

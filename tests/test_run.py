@@ -97,12 +97,12 @@ def test_trace_has_every_iteration(tmp_path):
     assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4", "5", "6"]
 
 
-def test_evaluation_in_parts_sums_up(tmp_path, monkeypatch):
+def test_evaluation_in_parts_sums_up(tmp_path):
     whole, _, _ = training(tmp_path, [0, 10], [0, 10, 20, 30, 40], epochs=1)
-    monkeypatch.setattr("common.training.EVALUATION_BATCH", 2)
+    whole.evaluation_batch = 2
     loss, accuracy = whole.evaluate()
     assert accuracy == 1
-    monkeypatch.setattr("common.training.EVALUATION_BATCH", 1000)
+    whole.evaluation_batch = 1000
     assert loss == pytest.approx(whole.evaluate()[0], rel=1e-6)
 
 

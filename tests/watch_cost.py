@@ -20,7 +20,7 @@ def compiled(network, source, watched):
     """The training step of common/step.py, or the same without anything but loss and accuracy."""
     everything, l2_loss = step.measure, tf.nn.l2_loss
 
-    def loss_and_accuracy(layers, labels, loss):
+    def loss_and_accuracy(layers, labels, loss, training):
         predicted = tf.argmax(tf.nn.softmax(layers["output"]), axis=1, output_type=tf.int32)
         correct = tf.reduce_sum(tf.cast(predicted == tf.cast(labels, tf.int32), tf.float32))
         return tf.concat([[loss, correct], tf.zeros([16])], axis=0)

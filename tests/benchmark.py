@@ -1,0 +1,369 @@
+"""How fast the training step is, beside the article's own loop, PyTorch, JAX and the machine's best matrix product.
+
+python -m tests.benchmark             all of it; on 2 cores more than an hour, on a GPU minutes
+python -m tests.benchmark --help      parts of it
+
+Every sample is a process of its own, and the contenders take turns, so that a machine whose speed drifts is the same to
+all of them: ratios are taken within a turn, and what is printed is the median of the turns and their range. PyTorch and
+JAX take part where they are installed. Ctrl-C prints the table of what has been measured until then.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+from pathlib import Path
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = Path(__file__).parent.parent
+THIS = "this repository"
+ARTICLE = "the article's loop"
+LIMIT = "matrix product"
+CHUNK = {False: 1, True: 100}  # steps between two looks at the clock, and before the first; by whether there is a GPU
+LIMIT_SIZES = {False: (2048, 4096), True: (4096, 8192)}  # of square matrices
+
+
+def contenders(gpu):
+    """(name, precision, function of tests/peers.py, its options) in the order of a turn."""
+    pytorch = [("PyTorch", {}), ("PyTorch channels_last", {"channels_last": True})]
+    if gpu:
+        pytorch += [(f"{name}, compiled", {**options, "compiled": True}) for name, options in pytorch]
+    for precision in "float32", "mixed":
+        yield LIMIT, precision, None, {}
+        yield THIS, precision, None, {}
+        if precision == "float32":
+            if gpu:
+                yield f"{THIS}, XLA", precision, None, {"xla": True}
+            yield ARTICLE, precision, "article", {}
+        if importlib.util.find_spec("torch"):
+            yield from ((name, precision, "pytorch", options) for name, options in pytorch)
+        if importlib.util.find_spec("jax"):
+            yield "JAX", precision, "jax", {}
+
+
+def flops(experiment):
+    """Of one training image: three products a layer, two flops a multiplication; none for the gradient of the input."""
+    groups = 2 if experiment == 5 else 1
+    first = 55**2 * 11**2 * 96
+    rest = 27**2 * 5**2 * 96 * 256 + 13**2 * 3**2 * (256 * 384 + (384 * 384 + 384 * 256) // groups)
+    connected = 9216 * 4096 + 4096 * 4096 + 4096 * 10
+    return 2 * (2 * first + 3 * (rest + connected))
+
+
+def ours(number, precision, batch, device, xla=False):
+    """advance(steps) of a script's own network in the repository's own loop."""
+    from common import arguments, data
+    from common.session import open_session, tf
+    from common.training import State, Training
+
+    flags = ["--device", device, "--precision", precision, "--batch-size", str(batch), *["--xla"] * xla]
+    args = arguments.parse(f"alexnet{number}.py", None, flags)
+    script = importlib.import_module(f"alexnet{number}")
+    name, _ = open_session(args)
+    with tf.device(name):
+        stop = argparse.Namespace(signal=None)
+        training = Training(
+            script.AlexNet(), script.naive_loss, script.learning_rate, data.load(), args, State(), lambda *_: None, stop
+        )
+        train, left = training.train, 0
+
+        def counted(*given):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                stop.signal = 1
+            return train(*given)
+
+        training.train = counted
+
+    def advance(steps):
+        nonlocal left
+        while steps:
+            # At the end of an epoch the loop returns by itself.
+            left = part = min(steps, training.iterations - len(training.state.seen))
+            stop.signal = None
+            with tf.device(name):
+                training.train_epoch()
+            steps -= part
+            if len(training.state.seen) == training.iterations:
+                training.state.seen.clear()
+
+    return advance
+
+
+def peers(step):
+    """advance(steps) from step(number), which returns what waits for it."""
+    done = 0
+
+    def advance(steps):
+        nonlocal done
+        for done in range(done + 1, done + steps + 1):  # noqa: B020
+            wait = step(done)
+        wait()
+
+    return advance
+
+
+def peak(gpu, function):
+    """MiB: of the process on a CPU, of the device's memory on a GPU where the library tells."""
+    if not gpu:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if function == "pytorch":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+    if function == "jax":
+        import jax
+
+        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
+    import tensorflow as tf
+
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
+
+
+def sample_speed(started, experiment, precision, batch, device, function, options, seconds):
+    """Images a second over at least seconds, seconds to the first step less that step, and peak MiB."""
+    gpu = device == "gpu"
+    if function is None:
+        advance = ours(experiment, precision, batch, device, **options)
+    else:
+        from tests import peers as libraries
+
+        job = libraries.Job(experiment, precision, batch, gpu)
+        advance = peers(getattr(libraries, function)(job, **options))
+    advance(1)
+    first = time.time() - started
+    advance(CHUNK[gpu])
+    steps, begun = 0, time.perf_counter()
+    while (spent := time.perf_counter() - begun) < seconds:
+        advance(CHUNK[gpu])
+        steps += CHUNK[gpu]
+    return {"rate": steps * batch / spent, "ready": first - spent / steps, "peak": peak(gpu, function)}
+
+
+def sample_limit(started, precision, device):
+    """The best matrix-product rate, in flops a second, and on a GPU bytes a second of memory."""
+    from common.session import tf
+
+    gpu = device == "gpu"
+    if not gpu:
+        tf.config.set_visible_devices([], "GPU")
+
+    def best(work, function, *given):
+        """work over the shortest of the times, within two seconds."""
+        function(*given)
+        times, ends = [], time.perf_counter() + 2
+        while time.perf_counter() < ends or len(times) < 3:
+            begun = time.perf_counter()
+            result = function(*given)
+            if gpu:
+                result[0, :1].numpy()
+            times.append(time.perf_counter() - begun)
+        return work / min(times)
+
+    rates = []
+    half = tf.float16 if gpu else tf.bfloat16
+    for size in LIMIT_SIZES[gpu]:
+        values = tf.random.normal([size, size])
+        product = tf.function(tf.matmul)
+        given = values if precision == "float32" else tf.cast(values, half)
+        rates.append(best(2 * size**3, product, given, given))
+    if not gpu:
+        return {"rate": max(rates)}
+    values = tf.random.normal([2**14, 2**14])
+    return {"rate": max(rates), "bandwidth": best(2 * 4 * 2**28, tf.function(lambda x: x + 1), values)}
+
+
+def sample_run(started, experiment, device, train_size, epochs, steps):
+    """A whole run of a script, evaluation, checkpoints and files included, of so many steps an epoch (None: all).
+
+    Returns seconds to the imports' end and to the first step's begin, of steps, evaluation and the rest, and peak MiB.
+    """
+    import runpy
+
+    from common import run, training
+
+    imported = time.time() - started
+    spent = {"step": 0.0, "evaluation": 0.0, "run": 0.0}
+    begins = []
+
+    def timed(part, function):
+        def call(*given):
+            begun = time.perf_counter()
+            begins.append(time.time() - started)
+            result = function(*given)
+            spent[part] += time.perf_counter() - begun
+            return result
+
+        return call
+
+    compile_steps, shuffled = training.compile_steps, training.shuffled
+    training.Training.evaluate = timed("evaluation", training.Training.evaluate)
+    training.Training.run = timed("run", training.Training.run)
+    training.shuffled = lambda *given: shuffled(*given)[:steps]
+
+    def compiled(*given):
+        train, evaluate = compile_steps(*given)
+        return timed("step", train), evaluate
+
+    training.compile_steps = compiled
+    assert run.Training is training.Training
+    script = f"alexnet{experiment}.py"
+    with tempfile.TemporaryDirectory() as folder:
+        flags = f"--device {device} --train-size {train_size} --epochs {epochs} --results-dir {folder}"
+        sys.argv = [script, *flags.split()]
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    rest = spent["run"] - spent["step"] - spent["evaluation"]
+    return {"imported": imported, "begun": begins[1], **spent, "rest": rest, "peak": peak(device == "gpu", None)}
+
+
+def sample(**job):
+    """A sample, taken by a process of its own; None, and a line on stderr, if it fails."""
+    command = [sys.executable, "-m", "tests.benchmark", "--sample", json.dumps({"started": time.time(), **job})]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if process.returncode:
+        reason = (process.stderr.strip() or f"exit code {process.returncode}").splitlines()[-1]
+        print(f"{job}: {reason}", file=sys.stderr, flush=True)
+        return None
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def spread(values, digits=1):
+    """The median and, of several, the range."""
+    text = f"{statistics.median(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def table(samples, experiment, batch):
+    """The lines of one experiment and batch size; samples is {(contender, precision): {turn: sample}}."""
+    yield f"alexnet{experiment}, batch {batch}"
+    yield f"{'':34}{'images/s':>24}{'of limit':>10}{'peak MiB':>10}{'ready s':>9}{'n':>3}  ratio"
+    for (name, precision), taken in samples.items():
+        if name == LIMIT or not taken:
+            continue
+        rates = {turn: each["rate"] for turn, each in taken.items()}
+
+        def within(other, rates=rates):
+            """(rate here, rate there) of the turns that have both."""
+            there = samples.get(other, {})
+            return [(rate, there[turn]["rate"]) for turn, rate in rates.items() if turn in there]
+
+        limits = [rate * flops(experiment) / limit for rate, limit in within((LIMIT, precision))]
+        share = f"{100 * statistics.median(limits):.0f} %" if limits else ""
+        if (name, precision) == (THIS, "float32"):
+            ratio = ""
+        elif name == THIS:
+            ratio = f"{spread([a / b for a, b in within((THIS, 'float32'))], 2)} x float32"
+        else:
+            ratio = f"ours {spread([b / a for a, b in within((THIS, precision))], 2)} x"
+        yield (
+            f"  {name + ', ' + precision:32}{spread([*rates.values()]):>24}{share:>10}"
+            f"{statistics.median(each['peak'] for each in taken.values()):>10.0f}"
+            f"{statistics.median(each['ready'] for each in taken.values()):>9.1f}{len(taken):>3}  {ratio}"
+        )
+    for precision in "float32", "mixed":
+        if taken := samples.get((LIMIT, precision)):
+            rates = spread([each["rate"] / 1e9 for each in taken.values()], 0)
+            bandwidths = [each["bandwidth"] / 1e9 for each in taken.values() if "bandwidth" in each]
+            memory = f", memory {spread(bandwidths, 0)} GB/s" if bandwidths else ""
+            yield f"  limit, {precision}: {rates} GFLOP/s{memory}"
+    yield ""
+
+
+def runs(device):
+    """The lines of what whole runs of experiment 2 show: memory, overhead, start."""
+    gpu = device == "gpu"
+    yield "Whole runs of alexnet2.py, batch 200: evaluation, checkpoints and files included"
+    yield f"{'images':>8}{'steps':>7}{'imports s':>11}{'to first step s':>17}{'outside steps':>15}{'peak MiB':>10}"
+    for train_size, epochs, steps in (6000, 2, None), (60000, 2, None if gpu else 5):
+        taken = sample(kind="run", experiment=2, device=device, train_size=train_size, epochs=epochs, steps=steps)
+        if taken:
+            outside = 100 * taken["rest"] / (taken["rest"] + taken["step"])
+            yield (
+                f"{train_size:>8}{epochs * (steps or train_size // 200):>7}{taken['imported']:>11.1f}"
+                f"{taken['begun']:>17.1f}{outside:>13.2f} %{taken['peak']:>10.0f}"
+            )
+
+
+def sample_machine(started, device):
+    """What the samples are taken on, in a few lines."""
+    from common.session import processor
+
+    name = processor("model name") or platform.machine()
+    if device == "gpu":
+        command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        name = subprocess.run(command, capture_output=True, text=True).stdout.strip() + ", " + name
+    versions = [
+        f"{library} {importlib.metadata.version(library)}"
+        for library in ("tensorflow", "torch", "jax", "numpy")
+        if importlib.util.find_spec(library)
+    ]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    text = (
+        f"{name}, {len(os.sched_getaffinity(0))} cores, {datetime.date.today()}, commit {commit.strip()}\n"
+        f"Python {platform.python_version()}, {', '.join(versions)}"
+    )
+    return {"text": text}
+
+
+def main():
+    def numbers(text):
+        return [int(part) for part in text.split(",")]
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiments", type=numbers, default=[2, 5, 6], metavar="N,N", help="of 2, 5 and 6 (all)")
+    parser.add_argument("--batches", type=numbers, default=[200, 50, 800], metavar="N,N", help="sizes (200,50,800)")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="samples of each contender (5)")
+    parser.add_argument("--peers", type=int, default=5, metavar="N", help="turns with PyTorch and JAX (5)")
+    parser.add_argument("--seconds", type=float, default=8, metavar="S", help="the least that a sample times (8)")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to run (cpu)")
+    parser.add_argument("--no-runs", action="store_true", help="leave out the whole runs")
+    parser.add_argument("--sample", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.sample:
+        kind = args.sample.pop("kind")
+        print(json.dumps(globals()[f"sample_{kind}"](**args.sample)))
+        return
+
+    print(sample(kind="machine", device=args.device)["text"], flush=True)
+    for library in "torch", "jax":
+        if not importlib.util.find_spec(library):
+            print(f"{library} is not installed and takes no part")
+    try:
+        if not args.no_runs:
+            for line in runs(args.device):
+                print(line, flush=True)
+            print()
+        for batch in args.batches:
+            for experiment in args.experiments:
+                samples = {}
+                try:
+                    for turn in range(args.turns):
+                        for name, precision, function, options in contenders(args.device == "gpu"):
+                            if function in ("pytorch", "jax") and turn >= args.peers:
+                                continue
+                            where = {"precision": precision, "device": args.device}
+                            if name != LIMIT:
+                                where |= {"function": function, "options": options, "seconds": args.seconds}
+                                where |= {"experiment": experiment, "batch": batch}
+                            taken = sample(kind="limit" if name == LIMIT else "speed", **where)
+                            if taken:
+                                samples.setdefault((name, precision), {})[turn] = taken
+                finally:
+                    for line in table(samples, experiment, batch):
+                        print(line, flush=True)
+    except KeyboardInterrupt:
+        print("stopped")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

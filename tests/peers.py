@@ -1,0 +1,241 @@
+"""What the benchmark compares: training steps of one experiment, made of other libraries, or of the article's own loop.
+
+Each function takes a Job and returns step(number): it trains on the batch of that number and returns a function that
+waits for its loss. All of them begin with the same values, see the same batches, gather and resize them as the scripts
+do (the article's as the article did), and take loss and accuracy from one step.
+"""
+
+import importlib
+from typing import NamedTuple
+
+from common import data
+import numpy as np
+
+BATCHES = 20  # as many different ones; then they come again
+
+
+class Job(NamedTuple):
+    experiment: int  # 2, 5 or 6
+    precision: str  # float32 or mixed
+    batch: int
+    gpu: bool
+
+
+def digits(batch):
+    """Images uint8 [n, 28, 28] and labels [n] of MNIST, and the order int32 [BATCHES, batch] to take them in."""
+    mnist = data.load()
+    order = np.random.default_rng(0).integers(len(mnist.train_labels), size=(BATCHES, batch), dtype=np.int32)
+    return mnist.train_images, mnist.train_labels, order
+
+
+def initial(experiment):
+    """The first values of an experiment's trainable variables, by their names, as TensorFlow lays them out."""
+    from common.session import tf
+
+    with tf.device("/CPU:0"):
+        network = importlib.import_module(f"alexnet{experiment}").AlexNet()
+    return {variable.name.partition(":")[0]: variable.numpy() for variable in network.trainable_variables}
+
+
+def article(job):
+    """The article's loop: a graph and its Session, float32 images fed to it, and a second pass for the accuracy."""
+    import tensorflow as tf
+
+    from tests.reference import HIDDEN, Reference, learning_rate, resize
+
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    reference = Reference(job.experiment)
+    reference.draw()
+    images, labels, order = digits(job.batch)
+    random, rate = np.random.default_rng(0), learning_rate(job.experiment, 0)
+
+    def masks():
+        return [2 * random.integers(2, size=(job.batch, size)).astype(np.float32) for _, _, size in HIDDEN]
+
+    def step(number):
+        indices = order[number % BATCHES]
+        pixels, truth = resize(images[indices]), labels[indices]
+        loss, _ = reference.step(pixels, truth, masks(), rate)
+        reference.evaluate(pixels, truth, masks())
+        return lambda: loss
+
+    return step
+
+
+def pytorch_network(values, experiment, device):
+    """(parameters by name, forward) in PyTorch's layout, from values in TensorFlow's.
+
+    forward(images [batch, 1, 227, 227], dropout) returns the logits.
+    """
+    import torch
+    from torch.nn import functional
+
+    def tensor(name, value):
+        if value.ndim == 4:
+            value = value.transpose(3, 2, 0, 1)
+        return torch.tensor(value.T if name.startswith("fc") or name.startswith("output") else value, device=device)
+
+    parameters = {name: tensor(name, value).requires_grad_() for name, value in values.items()}
+    if experiment == 5:
+        for name in "conv4", "conv5":
+            halves = [parameters.pop(f"{name}_{half}/weights").detach() for half in (1, 2)]
+            parameters[f"{name}/weights"] = torch.cat(halves).requires_grad_()
+    running = {
+        name.partition("/")[0]: (torch.zeros_like(value, requires_grad=False), torch.ones_like(value).detach())
+        for name, value in parameters.items()
+        if name.endswith("scale")
+    }
+
+    def activate(name, x, normalised=False):
+        if experiment == 6:
+            scale, beta = parameters[f"{name}/scale"], parameters[f"{name}/beta"]
+            x = functional.batch_norm(x, *running[name], scale, beta, training=True, momentum=0.001, eps=1e-3)
+        x = functional.relu(x)
+        # PyTorch divides alpha by the number of channels.
+        return functional.local_response_norm(x, 5, 5 * 2e-5, 0.75, 1.0) if normalised and experiment != 6 else x
+
+    def convolve(name, x, stride=1, padding=0, groups=1, normalised=False, pooled=False):
+        weights, biases = parameters[f"{name}/weights"], parameters[f"{name}/biases"]
+        x = activate(name, functional.conv2d(x, weights, biases, stride, padding, groups=groups), normalised)
+        return functional.max_pool2d(x, 3, 2) if pooled else x
+
+    def connect(name, x):
+        return functional.linear(x, parameters[f"{name}/weights"], parameters[f"{name}/biases"])
+
+    def forward(images, dropout):
+        groups = 2 if experiment == 5 else 1
+        x = convolve("conv1", images, stride=4, normalised=True, pooled=True)
+        x = convolve("conv2", x, padding=2, normalised=True, pooled=True)
+        x = convolve("conv3", x, padding=1)
+        x = convolve("conv4", x, padding=1, groups=groups)
+        x = convolve("conv5", x, padding=1, groups=groups, pooled=True)
+        x = x.permute(0, 2, 3, 1).flatten(1)  # fc1's weights expect TensorFlow's order
+        for name in "fc1", "fc2":
+            x = functional.dropout(activate(name, connect(name, x)), 0.5, training=dropout)
+        return connect("output", x)
+
+    return parameters, forward
+
+
+def pytorch(job, channels_last=False, compiled=False):
+    """Eager, or through torch.compile; autocast for mixed."""
+    import torch
+    from torch.nn import functional
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(0)
+    device = "cuda" if job.gpu else "cpu"
+    values = initial(job.experiment)
+    parameters, forward = pytorch_network(values, job.experiment, device)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for name, value in parameters.items():
+        if value.ndim == 4:
+            parameters[name] = value.detach().contiguous(memory_format=layout).requires_grad_()
+    images, labels, order = digits(job.batch)
+    images, labels, order = (torch.tensor(array, device=device) for array in (images, labels, order))
+    half = torch.float16 if job.gpu else torch.bfloat16
+    optimizer = torch.optim.SGD(parameters.values(), lr=1e-4)
+
+    def loss_of(indices):
+        pixels = functional.interpolate(images[indices][:, None].float() / 255, (227, 227), mode="bilinear")
+        truth = functional.one_hot(labels[indices].long(), 10).float()
+        with torch.autocast(device, half, enabled=job.precision == "mixed"):
+            logits = forward(pixels.contiguous(memory_format=layout), dropout=True)
+        probabilities = torch.softmax(logits.float(), 1)
+        correct = (probabilities.argmax(1) == truth.argmax(1)).sum()
+        return -(truth * torch.log(probabilities)).sum(), correct
+
+    loss_of = torch.compile(loss_of) if compiled else loss_of
+
+    def step(number):
+        optimizer.zero_grad()
+        loss, correct = loss_of(order[number % BATCHES])
+        loss.backward()
+        optimizer.step()
+        return lambda: (correct.item(), loss.item())[1]
+
+    return step
+
+
+def jax_forward(experiment):
+    """forward(values, images [batch, 227, 227, 1], masks, dtype) of an experiment: logits, from TensorFlow's values.
+
+    masks is a pair [batch, 4096], 0 or 2, one a dropout; None for no dropout.
+    """
+    import jax
+    from jax import lax
+    from jax import numpy as jnp
+
+    def lrn(x):
+        squares = lax.reduce_window(x**2, 0.0, lax.add, (1, 1, 1, 5), (1, 1, 1, 1), "SAME")
+        return x * (1 + 2e-5 * squares) ** -0.75
+
+    def batch_norm(x, scale, beta):
+        mean, variance = (f(x, tuple(range(x.ndim - 1))) for f in (jnp.mean, jnp.var))
+        return (x - mean) * (lax.rsqrt(variance + 1e-3) * scale) + beta
+
+    def forward(values, images, masks, dtype):
+        def activate(name, x, normalised=False):
+            x = x.astype(jnp.float32)
+            if experiment == 6:
+                x = batch_norm(x, values[f"{name}/scale"], values[f"{name}/beta"])
+            x = jax.nn.relu(x)
+            return lrn(x) if normalised and experiment != 6 else x
+
+        def convolve(name, x, stride=1, padding="SAME", normalised=False, pooled=False):
+            groups = 2 if f"{name}_1/weights" in values else 1
+            names = [name] if groups == 1 else [f"{name}_1", f"{name}_2"]
+            kernel = jnp.concatenate([values[f"{each}/weights"] for each in names], 3)
+            x = lax.conv_general_dilated(
+                x.astype(dtype), kernel.astype(dtype), (stride, stride), padding,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
+            )  # fmt: skip
+            x = activate(name, x + values[f"{name}/biases"], normalised)
+            return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID") if pooled else x
+
+        def connect(name, x):
+            return (x.astype(dtype) @ values[f"{name}/weights"].astype(dtype)).astype(jnp.float32) + values[
+                f"{name}/biases"
+            ]
+
+        x = convolve("conv1", images, 4, "VALID", normalised=True, pooled=True)
+        x = convolve("conv2", x, normalised=True, pooled=True)
+        x = convolve("conv4", convolve("conv3", x))
+        x = convolve("conv5", x, pooled=True).reshape(len(x), -1)
+        for name, mask in zip(("fc1", "fc2"), masks or (1.0, 1.0)):
+            x = activate(name, connect(name, x)) * mask
+        return connect("output", x)
+
+    return forward
+
+
+def jax(job):
+    import jax
+    from jax import numpy as jnp
+
+    forward = jax_forward(job.experiment)
+    dtype = jnp.float32 if job.precision == "float32" else jnp.float16 if job.gpu else jnp.bfloat16
+    values = {name: jnp.asarray(value) for name, value in initial(job.experiment).items()}
+    images, labels, order = digits(job.batch)
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+
+    def loss_of(values, indices, key):
+        pixels = images[indices][..., None].astype(jnp.float32) / 255
+        pixels = jax.image.resize(pixels, (job.batch, 227, 227, 1), "bilinear")
+        masks = [2.0 * jax.random.bernoulli(each, 0.5, (job.batch, 4096)) for each in jax.random.split(key)]
+        probabilities = jax.nn.softmax(forward(values, pixels, masks, dtype))
+        correct = (probabilities.argmax(1) == labels[indices]).sum()
+        return -(jax.nn.one_hot(labels[indices], 10) * jnp.log(probabilities)).sum(), correct
+
+    @jax.jit(donate_argnums=0)
+    def train(values, indices, key):
+        (loss, correct), gradients = jax.value_and_grad(loss_of, has_aux=True)(values, indices, key)
+        return {name: value - 1e-4 * gradients[name] for name, value in values.items()}, loss, correct
+
+    def step(number):
+        nonlocal values
+        values, loss, correct = train(values, order[number % BATCHES], jax.random.key(number))
+        return lambda: float(loss)
+
+    return step
