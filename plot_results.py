@@ -51,6 +51,7 @@ LOOKS = {
 }
 DASHES = ((0, (4, 1.5)), (0, (1.5, 1.2)), (0, (7, 1.5, 1.5, 1.5)), (0, (10, 2)))
 GREY = "#666666"
+EPOCHS = (1, 12, 21, 50)  # at which the article's figures and ours are set side by side
 UNDERFLOW = 87.3  # -ln of the smallest normal float32: from this logit gap on a softmax entry is flushed to 0
 CROSS = dict(linestyle="", marker="x", markersize=8, markeredgewidth=2, clip_on=False, in_layout=False, zorder=5)
 HOLLOW = dict(linestyle="", markersize=8, markerfacecolor="none", clip_on=False, in_layout=False, zorder=4)
@@ -392,6 +393,52 @@ def causes(groups):
     return "\n".join(lines)
 
 
+def milestones(curves):
+    """Return a line's cells for {epoch: (loss, accuracy)} of some runs: end of the plateau, NaN, figures at EPOCHS.
+
+    Each cell is three lines: median, range, and for figures the accuracy's range.
+    """
+    plateau = 0.95 * 1000 * math.log(10)
+    ends = [next((epoch for epoch in sorted(curve) if curve[epoch][0] < plateau), None) for curve in curves]
+    nans = [next((epoch for epoch in sorted(curve) if math.isnan(curve[epoch][0])), None) for curve in curves]
+    cells = [(*cell(values, "{:g}".format), "") for values in (ends, nans)]
+    for epoch in EPOCHS:
+        figures = [curve[epoch] for curve in curves if epoch in curve]
+        if not figures:
+            cells.append(("", "", ""))
+            continue
+        losses, accuracies = zip(*figures)
+        loss, accuracy = cell(losses), cell(accuracies, lambda value: f"{value:.3f}".removeprefix("0"))
+        cells.append((f"{loss[0]} {accuracy[0]}", loss[1], accuracy[1]))
+    return cells
+
+
+def comparison(groups):
+    """Return the third table: the article's figures beside ours, of runs on its data alone."""
+    line = "{:15} {:>5} {:>7} {:>5} {:>10} {:>10} {:>10} {:>10}".format
+    lines = [line("run", "seeds", "plateau", "NaN", *(f"epoch {epoch}" for epoch in EPOCHS)), "-" * 79]
+    numbers = set()
+    for group, runs in groups.items():
+        if re.search("-(train|test|batch|data)", group):
+            continue
+        number = experiment(group)
+        rows = [(group, [{row.epoch: (row.loss, row.accuracy) for row in run.rows} for run in runs])]
+        if number not in numbers and ARTICLE[number]:
+            rows.insert(0, (f"{number}, the article", [ARTICLE[number]]))
+        numbers.add(number)
+        for name, curves in rows:
+            if len(name) > 15:
+                lines.append(name)
+            medians, *ranges = zip(*milestones(curves))
+            lines.append(line(name if len(name) <= 15 else "", len(curves), *medians).rstrip())
+            lines += [line("", "", *extent).rstrip() for extent in ranges if any(extent)]
+    lines += ["-" * 79, "plateau: the first epoch with a loss below 95 % of chance. NaN: the first NaN"]
+    lines += ["loss. At an epoch: test loss and accuracy; of several seeds the median, ranges"]
+    lines += ["below; 0/5: none of 5 is finite. Empty: the article does not tell, or we did"]
+    lines += ["not train so far."]
+    return "\n".join(lines)
+
+
 def save(figure, path):
     """Write a figure without date or version, so that equal input gives equal bytes."""
     nameless = {"Software": None} if path.suffix == ".png" else {"Creator": None, "Date": None}
@@ -427,7 +474,7 @@ def main(arguments=None):
         if path.is_dir()
         for file in sorted(path.glob("trace/alexnet[1-7]*.csv"))
     }
-    print(summary(groups), causes(groups), sep="\n\n")
+    print(summary(groups), causes(groups), comparison(groups), sep="\n\n")
     with plt.style.context(["default", STYLE]):
         figures = {field: draw(groups, field, args.article) for field in ("loss", "accuracy")}
         if traces:

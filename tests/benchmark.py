@@ -17,11 +17,14 @@ import os
 from pathlib import Path
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+from common.cli import Parser
 
 ROOT = Path(__file__).parent.parent
 THIS = "this repository"
@@ -31,8 +34,8 @@ CHUNK = {False: 1, True: 100}  # steps between two looks at the clock, and befor
 LIMIT_SIZES = {False: (2048, 4096), True: (4096, 8192)}  # of square matrices
 
 
-def contenders(gpu):
-    """(name, precision, function of tests/peers.py, its options) in the order of a turn."""
+def contenders(gpu, libraries):
+    """(name, precision, function of tests/peers.py, its options) in the order of a turn; libraries are installed."""
     pytorch = [("PyTorch", {}), ("PyTorch channels_last", {"channels_last": True})]
     if gpu:
         pytorch += [(f"{name}, compiled", {**options, "compiled": True}) for name, options in pytorch]
@@ -43,9 +46,9 @@ def contenders(gpu):
             if gpu:
                 yield f"{THIS}, XLA", precision, None, {"xla": True}
             yield ARTICLE, precision, "article", {}
-        if importlib.util.find_spec("torch"):
+        if "torch" in libraries:
             yield from ((name, precision, "pytorch", options) for name, options in pytorch)
-        if importlib.util.find_spec("jax"):
+        if "jax" in libraries:
             yield "JAX", precision, "jax", {}
 
 
@@ -159,14 +162,14 @@ def sample_limit(started, precision, device):
 
     def best(work, function, *given):
         """work over the shortest of the times, within two seconds."""
-        function(*given)
+        repeats = 50 if gpu else 1
         times, ends = [], time.perf_counter() + 2
-        while time.perf_counter() < ends or len(times) < 3:
+        while time.perf_counter() < ends or len(times) < 4:
             begun = time.perf_counter()
-            result = function(*given)
-            if gpu:
-                result[0, :1].numpy()
-            times.append(time.perf_counter() - begun)
+            for _ in range(repeats):
+                result = function(*given)
+            result[0, :1].numpy()
+            times.append((time.perf_counter() - begun) / repeats)
         return work / min(times)
 
     rates = []
@@ -189,16 +192,17 @@ def sample_run(started, experiment, device, train_size, epochs, steps):
     """
     import runpy
 
-    from common import run, training
+    from common import training
+    import common.run  # noqa: F401
 
     imported = time.time() - started
     spent = {"step": 0.0, "evaluation": 0.0, "run": 0.0}
-    begins = []
+    begins = {"step": [], "evaluation": [], "run": []}
 
     def timed(part, function):
         def call(*given):
             begun = time.perf_counter()
-            begins.append(time.time() - started)
+            begins[part].append(time.time() - started)
             result = function(*given)
             spent[part] += time.perf_counter() - begun
             return result
@@ -215,19 +219,25 @@ def sample_run(started, experiment, device, train_size, epochs, steps):
         return timed("step", train), evaluate
 
     training.compile_steps = compiled
-    assert run.Training is training.Training
     script = f"alexnet{experiment}.py"
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--device {device} --train-size {train_size} --epochs {epochs} --results-dir {folder}"
         sys.argv = [script, *flags.split()]
         runpy.run_path(str(ROOT / script), run_name="__main__")
     rest = spent["run"] - spent["step"] - spent["evaluation"]
-    return {"imported": imported, "begun": begins[1], **spent, "rest": rest, "peak": peak(device == "gpu", None)}
+    facts = {"imported": imported, "begun": begins["step"][0], "steps": len(begins["step"])}
+    return {**facts, **spent, "rest": rest, "peak": peak(device == "gpu", None)}
 
 
-def sample(**job):
+def sample_libraries(started):
+    """Versions of the libraries that are installed."""
+    names = ("tensorflow", "torch", "jax", "numpy")
+    return {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
+
+
+def sample(python=(sys.executable,), **job):
     """A sample, taken by a process of its own; None, and a line on stderr, if it fails."""
-    command = [sys.executable, "-m", "tests.benchmark", "--sample", json.dumps({"started": time.time(), **job})]
+    command = [*python, "-m", "tests.benchmark", "--sample", json.dumps({"started": time.time(), **job})]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if process.returncode:
         reason = (process.stderr.strip() or f"exit code {process.returncode}").splitlines()[-1]
@@ -279,37 +289,49 @@ def table(samples, experiment, batch):
 
 
 def runs(device):
-    """The lines of what whole runs of experiment 2 show: memory, overhead, start."""
-    gpu = device == "gpu"
-    yield "Whole runs of alexnet2.py, batch 200: evaluation, checkpoints and files included"
-    yield f"{'images':>8}{'steps':>7}{'imports s':>11}{'to first step s':>17}{'outside steps':>15}{'peak MiB':>10}"
-    for train_size, epochs, steps in (6000, 2, None), (60000, 2, None if gpu else 5):
-        taken = sample(kind="run", experiment=2, device=device, train_size=train_size, epochs=epochs, steps=steps)
+    """The lines of what whole runs of experiments 2 and 6 show: start, overhead, memory."""
+    yield "Whole runs, batch 200: two epochs, evaluation, checkpoints and files included"
+    yield f"{'':8}{'images':>8}{'steps':>7}{'imports s':>11}{'first step at s':>17}{'outside it':>12}{'peak MiB':>10}"
+    for experiment, train_size, steps in ((2, 6000, None), (2, 6000, 5), (2, 60000, 5), (6, 6000, 5), (6, 60000, 5)):
+        job = {"experiment": experiment, "device": device, "train_size": train_size, "epochs": 2}
+        taken = sample(kind="run", **job, steps=None if device == "gpu" else steps)
         if taken:
-            outside = 100 * taken["rest"] / (taken["rest"] + taken["step"])
+            # On a GPU a step's call returns before the step is done.
+            outside = "" if device == "gpu" else f"{100 * taken['rest'] / (taken['rest'] + taken['step']):.2f} %"
             yield (
-                f"{train_size:>8}{epochs * (steps or train_size // 200):>7}{taken['imported']:>11.1f}"
-                f"{taken['begun']:>17.1f}{outside:>13.2f} %{taken['peak']:>10.0f}"
+                f"alexnet{experiment}{train_size:>8}{taken['steps']:>7}{taken['imported']:>11.1f}"
+                f"{taken['begun']:>17.1f}{outside:>12}{taken['peak']:>10.0f}"
             )
+
+
+def measure(args, libraries, experiment, batch, samples):
+    """Let the contenders take their turns, and add what they reach to samples, as table takes them."""
+    for turn in range(args.turns):
+        for name, precision, function, options in contenders(args.device == "gpu", libraries):
+            job = {"kind": "limit", "precision": precision, "device": args.device}
+            if name != LIMIT:
+                job |= {"kind": "speed", "function": function, "options": options, "seconds": args.seconds}
+                job |= {"experiment": experiment, "batch": batch}
+            if function in ("pytorch", "jax"):
+                if turn >= args.peers:
+                    continue
+                job["python"] = args.peer_python
+            if taken := sample(**job):
+                samples.setdefault((name, precision), {})[turn] = taken
 
 
 def sample_machine(started, device):
     """What the samples are taken on, in a few lines."""
+    from common.run import git_commit
     from common.session import processor
 
     name = processor("model name") or platform.machine()
     if device == "gpu":
         command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         name = subprocess.run(command, capture_output=True, text=True).stdout.strip() + ", " + name
-    versions = [
-        f"{library} {importlib.metadata.version(library)}"
-        for library in ("tensorflow", "torch", "jax", "numpy")
-        if importlib.util.find_spec(library)
-    ]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     text = (
-        f"{name}, {len(os.sched_getaffinity(0))} cores, {datetime.date.today()}, commit {commit.strip()}\n"
-        f"Python {platform.python_version()}, {', '.join(versions)}"
+        f"{name}, {len(os.sched_getaffinity(0))} cores, {datetime.date.today()}, commit {git_commit()}\n"
+        f"Python {platform.python_version()}, TensorFlow {importlib.metadata.version('tensorflow')}"
     )
     return {"text": text}
 
@@ -318,13 +340,20 @@ def main():
     def numbers(text):
         return [int(part) for part in text.split(",")]
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", type=numbers, default=[2, 5, 6], metavar="N,N", help="of 2, 5 and 6 (all)")
     parser.add_argument("--batches", type=numbers, default=[200, 50, 800], metavar="N,N", help="sizes (200,50,800)")
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="samples of each contender (5)")
     parser.add_argument("--peers", type=int, default=5, metavar="N", help="turns with PyTorch and JAX (5)")
     parser.add_argument("--seconds", type=float, default=8, metavar="S", help="the least that a sample times (8)")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to run (cpu)")
+    parser.add_argument(
+        "--peer-python",
+        type=shlex.split,
+        default=[sys.executable],
+        metavar="COMMAND",
+        help="the Python that has PyTorch and JAX, if it is another one",
+    )
     parser.add_argument("--no-runs", action="store_true", help="leave out the whole runs")
     parser.add_argument("--sample", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -334,9 +363,9 @@ def main():
         return
 
     print(sample(kind="machine", device=args.device)["text"], flush=True)
+    libraries = sample(kind="libraries", python=args.peer_python) or {}
     for library in "torch", "jax":
-        if not importlib.util.find_spec(library):
-            print(f"{library} is not installed and takes no part")
+        print(f"{library} {libraries.get(library, 'is not installed and takes no part')}")
     try:
         if not args.no_runs:
             for line in runs(args.device):
@@ -346,17 +375,7 @@ def main():
             for experiment in args.experiments:
                 samples = {}
                 try:
-                    for turn in range(args.turns):
-                        for name, precision, function, options in contenders(args.device == "gpu"):
-                            if function in ("pytorch", "jax") and turn >= args.peers:
-                                continue
-                            where = {"precision": precision, "device": args.device}
-                            if name != LIMIT:
-                                where |= {"function": function, "options": options, "seconds": args.seconds}
-                                where |= {"experiment": experiment, "batch": batch}
-                            taken = sample(kind="limit" if name == LIMIT else "speed", **where)
-                            if taken:
-                                samples.setdefault((name, precision), {})[turn] = taken
+                    measure(args, libraries, experiment, batch, samples)
                 finally:
                     for line in table(samples, experiment, batch):
                         print(line, flush=True)

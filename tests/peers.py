@@ -5,7 +5,6 @@ waits for its loss. All of them begin with the same values, see the same batches
 do (the article's as the article did), and take loss and accuracy from one step.
 """
 
-import importlib
 from typing import NamedTuple
 
 from common import data
@@ -29,12 +28,22 @@ def digits(batch):
 
 
 def initial(experiment):
-    """The first values of an experiment's trainable variables, by their names, as TensorFlow lays them out."""
-    from common.session import tf
-
-    with tf.device("/CPU:0"):
-        network = importlib.import_module(f"alexnet{experiment}").AlexNet()
-    return {variable.name.partition(":")[0]: variable.numpy() for variable in network.trainable_variables}
+    """Initial values of an experiment's variables, by name, in TensorFlow's layout; drawn without TensorFlow."""
+    random = np.random.default_rng(0)
+    groups = 2 if experiment == 5 else 1
+    shapes = {"conv1": (11, 11, 1, 96), "conv2": (5, 5, 96, 256), "conv3": (3, 3, 256, 384)}
+    shapes |= {"conv4": (3, 3, 384 // groups, 384), "conv5": (3, 3, 384 // groups, 256)}
+    shapes |= {"fc1": (6 * 6 * 256, 4096), "fc2": (4096, 4096), "output": (4096, 10)}
+    values = {}
+    for name, (*inputs, outputs) in shapes.items():
+        parts = [f"{name}_1", f"{name}_2"] if name in ("conv4", "conv5") and groups == 2 else [name]
+        for part in parts:
+            drawn = random.normal(0, 0.01, (*inputs, outputs // len(parts)))
+            values[f"{part}/weights"] = drawn.astype(np.float32)
+        values[f"{name}/biases"] = random.normal(0.005, 0.1, outputs).astype(np.float32)
+        if experiment == 6 and name != "output":
+            values[f"{name}/scale"], values[f"{name}/beta"] = np.ones(outputs, "f4"), np.zeros(outputs, "f4")
+    return values
 
 
 def article(job):

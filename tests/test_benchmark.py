@@ -23,6 +23,13 @@ def compared(request, pixels, seeds, monkeypatch):
     return request.param, values, pixels.numpy(), network(pixels, seeds, training=True)["output"].numpy()
 
 
+def test_the_others_begin_with_the_same_variables(compared):
+    experiment, values, _, _ = compared
+    assert {name: value.shape for name, value in peers.initial(experiment).items()} == {
+        name: value.shape for name, value in values.items()
+    }
+
+
 def test_pytorch_is_the_same_network(compared):
     torch = pytest.importorskip("torch")
     experiment, values, pixels, logits = compared

@@ -531,3 +531,18 @@ def test_causes(tmp_path):
     assert ["alexnet2", "log(0)", "2", "2:test", "to", "3:8", "90", "to", "350"] in lines
     assert any(line[:3] == ["alexnet2", "finite", "1"] for line in lines)
     assert all(len(line) <= 80 for line in causes(load_groups([tmp_path])).splitlines())
+
+
+def test_comparison_sets_the_article_beside_ours(tmp_path):
+    for seed, plateau in enumerate((3, 12, 14)):
+        make(tmp_path, f"alexnet2-seed{seed}", drop(plateau, length=50))
+    make(tmp_path, "alexnet6-train2000", drop(2))
+    make(tmp_path, "alexnet7", [NAN] * 50)
+    text = plot_results.comparison(load_groups([tmp_path]))
+    lines = [line.split() for line in text.splitlines()]
+    assert ["2,", "the", "article", "1", "12", "47", "2299", ".122", "1955", ".391", "nan", ".085"] in lines
+    (ours,) = [line for line in lines if line[:2] == ["alexnet2", "3"]]
+    assert ours[2:4] == ["12", "0/3"] and ours[4] == "2300"
+    assert "3-14" in text and "alexnet6" not in text and "7, the article" not in text
+    assert ["alexnet7", "1", "-", "1"] in [line[:4] for line in lines]
+    assert all(len(line) < 80 for line in text.splitlines())

@@ -106,6 +106,25 @@ def test_evaluation_in_parts_sums_up(tmp_path):
     assert loss == pytest.approx(whole.evaluate()[0], rel=1e-6)
 
 
+def test_batch_norm_sees_the_whole_evaluation_and_the_others_part_of_it(tmp_path):
+    plain, _, _ = training(tmp_path, [0, 10], [0], epochs=1)
+    normalised = Brightness(1.0)
+    normalised.running_means = {}
+    again = Training(normalised, alexnet1.naive_loss, None, plain.dataset, plain.args, State(), None, None)
+    assert (plain.evaluation_batch, again.evaluation_batch) == (200, 1000)
+
+
+def test_evaluation_keeps_no_layer_for_a_branch(tmp_path):
+    whole, _, _ = training(tmp_path, [0, 10], [0, 10], epochs=1)
+    element, seeds = np.arange(2, dtype=np.int32), dropout_seeds(0, 0, 0)
+
+    def branches(function, *more):
+        graph = function.get_concrete_function(element, seeds, *more).graph
+        return [operation for operation in graph.get_operations() if operation.type in ("If", "StatelessIf")]
+
+    assert len(branches(whole.train, tf.constant(0.1))) == 1 and branches(whole.evaluate_batch) == []
+
+
 def test_shuffle_is_a_permutation_and_a_function_of_seed_and_epoch():
     order = shuffled(3, 7, 100, 30)
     assert order.shape == (3, 30) and len(set(order.ravel().tolist())) == 90
