@@ -2,6 +2,7 @@
 
 python -m tests.parity             the parity table
 python -m tests.parity --float64   what rounding alone does: both sides against the reference in float64
+python -m tests.parity --mixed     the script in --precision mixed on a CPU against the reference in float32
 python -m tests.parity --mistakes  mistakes planted into the scripts, and which comparison catches them
 """
 
@@ -15,8 +16,8 @@ from pathlib import Path
 import types
 from typing import NamedTuple
 
-from common import data
-from common.session import tf
+from common import arguments, data
+from common.session import open_session, tf
 from common.step import Measured, compile_steps
 import numpy as np
 
@@ -35,6 +36,9 @@ BATCH = 4
 # as ReLU and pooling choose otherwise, and float32 alone puts the first gradients 3 % off (--float64). Script and
 # reference round forward alike; backward they add in another order, which is enough.
 BOUND = 1e-4
+# The same with --precision mixed: bfloat16 rounds by up to 2**-8, what goes into and what comes out of the products of
+# eight layers, forward and backward.
+MIXED_BOUND = 32 * 2.0**-8
 # Under He-scaled values the digits reach 16 and not 1: without LRN after conv1 the logits then change by 3e-2, where
 # the article's values would let them change by 5e-8.
 PIXEL_SCALE = 16
@@ -588,6 +592,27 @@ def print_float64():
         exact.close()
 
 
+def mixed_errors(experiment):
+    """{setting: {column: the largest error}} of the first step, this process being one of --precision mixed."""
+    pair, found = Pair(experiment), {}
+    for setting in settings(experiment):
+        if setting.dropout and not is_nan(experiment, setting):
+            errors = compare(pair.script, pair.reference, pair.values[setting.values], setting, steps=1)
+            sizes = {column: [error.size for error in errors[column]] for column in ("logits", "gradient", "update 1")}
+            found[setting] = {column: float(np.nanmax(size)) for column, size in sizes.items()}
+    pair.close()
+    return found
+
+
+def print_mixed(experiments=range(1, 8)):
+    open_session(arguments.parse("parity", None, ["--device", "cpu", "--precision", "mixed"]))
+    print(f"Largest relative errors of a step in bfloat16, to be below {MIXED_BOUND}; without those that are NaN")
+    row("", ("logits", "gradient", "update 1"))
+    for experiment in experiments:
+        for setting, errors in mixed_errors(experiment).items():
+            row(f"{experiment} {setting}", [f"{error:.0e}" for error in errors.values()])
+
+
 def print_mistakes():
     """One row for each planted mistake: the comparison that it is for, and all others that catch it too."""
     pair = None
@@ -609,6 +634,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--float64", action="store_true", help="what rounding alone does")
+    which.add_argument("--mixed", action="store_true", help="scripts in --precision mixed")
     which.add_argument("--mistakes", action="store_true", help="planted mistakes")
     args = parser.parse_args()
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -617,6 +643,8 @@ def main():
         print_mistakes()
     elif args.float64:
         print_float64()
+    elif args.mixed:
+        print_mixed()
     else:
         print_parity()
 

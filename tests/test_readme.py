@@ -51,3 +51,13 @@ def test_the_docstring_says_what_it_must(number):
     if parent:
         assert f"Parent:   alexnet{parent}.py\n" in docstring
         assert docstring.endswith(f"Diff:     diff alexnet{parent}.py alexnet{number}.py")
+
+
+def test_speeds_are_those_of_the_benchmark():
+    blocks = (ROOT / "results" / "benchmark.txt").read_text("utf-8").split("\n\n")
+    rows = re.findall(r"^\| `(alexnet\d)\.py` \| (\w+) \| ([\d.]+) \| (\d+) min \| (\d+) h \|", README, re.M)
+    assert len(rows) == 6
+    for script, precision, rate, minutes, hours in rows:
+        (block,) = [text for text in blocks if text.startswith(f"{script}, batch 200\n")]
+        assert re.search(rf"^  this repository, {precision} +{re.escape(rate)} ", block, re.M)
+        assert int(minutes) == round(60_000 / float(rate) / 60) and int(hours) == round(50_000 / float(rate) / 60)

@@ -12,6 +12,8 @@ from common.cli import UserError
 from conftest import ROOT
 import pytest
 
+from tests import parity
+
 MIXED = """
 import importlib, json, sys
 from common.arguments import parse
@@ -83,6 +85,17 @@ def assert_mixed_keeps_the_loss_and_the_moments_in_float32(device, dtype):
 @pytest.mark.skipif(not session.has_bfloat16(), reason="this processor has no bfloat16 arithmetic")
 def test_mixed_on_the_cpu():
     assert_mixed_keeps_the_loss_and_the_moments_in_float32("cpu", "bfloat16")
+
+
+@pytest.mark.skipif(not session.has_bfloat16(), reason="this processor has no bfloat16 arithmetic")
+@pytest.mark.parametrize("experiment", (2, 6))
+def test_a_mixed_step_is_the_article_s_but_for_the_rounding(experiment):
+    code = "import sys; from tests import parity; parity.print_mixed([int(sys.argv[1])])"
+    done = python(code, str(experiment))
+    assert done.returncode == 0, done.stderr
+    _, _, *rows = done.stdout.splitlines()
+    errors = [float(error) for row in rows for error in row.split()[-3:]]
+    assert len(errors) == 6 and 1e-3 < max(errors) < parity.MIXED_BOUND
 
 
 @pytest.mark.gpu
