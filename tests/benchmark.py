@@ -366,6 +366,7 @@ def main():
     libraries = sample(kind="libraries", python=args.peer_python) or {}
     for library in "torch", "jax":
         print(f"{library} {libraries.get(library, 'is not installed and takes no part')}")
+    print()
     try:
         if not args.no_runs:
             for line in runs(args.device):

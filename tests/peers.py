@@ -204,9 +204,8 @@ def jax_forward(experiment):
             return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID") if pooled else x
 
         def connect(name, x):
-            return (x.astype(dtype) @ values[f"{name}/weights"].astype(dtype)).astype(jnp.float32) + values[
-                f"{name}/biases"
-            ]
+            product = x.astype(dtype) @ values[f"{name}/weights"].astype(dtype)
+            return product.astype(jnp.float32) + values[f"{name}/biases"]
 
         x = convolve("conv1", images, 4, "VALID", normalised=True, pooled=True)
         x = convolve("conv2", x, normalised=True, pooled=True)
