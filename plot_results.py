@@ -302,7 +302,7 @@ def draw_iterations(traces):
     style = dict(xytext=(0, 18), textcoords="offset points", ha="right", color=GREY, fontsize=8.5)
     text = "above the line a softmax entry is 0, and the naive loss NaN"
     above.annotate(text, (0.99, UNDERFLOW), xycoords=("axes fraction", "data"), **style)
-    above.set(yscale="log", ylim=(1, None), ylabel="widest logit gap of the batch")
+    above.set(yscale="log", ylabel="widest logit gap of the batch")
     above.set_title("AlexNet on MNIST: logits and training accuracy, batch by batch")
     below.set(ylim=(0, 1.02), xlabel="iteration", ylabel="training accuracy")
     entries = above.get_legend_handles_labels()[0]
