@@ -327,9 +327,8 @@ def cell(values, show=short):
     share = "" if len(finite) == len(values) else f" {len(finite)}/{len(values)}"
     if not finite:
         return share.strip(), ""
-    return show(statistics.median(finite)) + share, f"{show(min(finite))}-{show(max(finite))}" if len(
-        finite
-    ) > 1 else ""
+    extent = f"{show(min(finite))}-{show(max(finite))}" if len(finite) > 1 else ""
+    return show(statistics.median(finite)) + share, extent
 
 
 def columns(runs):

@@ -12,6 +12,7 @@ import argparse
 import datetime
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 from pathlib import Path
@@ -104,12 +105,11 @@ def ours(number, precision, batch, device, xla=False):
 
 def peers(step):
     """advance(steps) from step(number), which returns what waits for it."""
-    done = 0
+    numbers = itertools.count(1)
 
     def advance(steps):
-        nonlocal done
-        for done in range(done + 1, done + steps + 1):  # noqa: B020
-            wait = step(done)
+        for number in itertools.islice(numbers, steps):
+            wait = step(number)
         wait()
 
     return advance
@@ -196,15 +196,13 @@ def sample_run(started, experiment, device, train_size, epochs, steps):
     import common.run  # noqa: F401
 
     imported = time.time() - started
-    spent = {"step": 0.0, "evaluation": 0.0, "run": 0.0}
-    begins = {"step": [], "evaluation": [], "run": []}
+    spans = {"step": [], "evaluation": [], "run": []}  # (begin, seconds) of each call
 
     def timed(part, function):
         def call(*given):
-            begun = time.perf_counter()
-            begins[part].append(time.time() - started)
+            begun = time.time()
             result = function(*given)
-            spent[part] += time.perf_counter() - begun
+            spans[part].append((begun - started, time.time() - begun))
             return result
 
         return call
@@ -224,15 +222,31 @@ def sample_run(started, experiment, device, train_size, epochs, steps):
         flags = f"--device {device} --train-size {train_size} --epochs {epochs} --results-dir {folder}"
         sys.argv = [script, *flags.split()]
         runpy.run_path(str(ROOT / script), run_name="__main__")
+    spent = {part: sum(seconds for _, seconds in calls) for part, calls in spans.items()}
+    facts = {"imported": imported, "begun": spans["step"][0][0], "steps": len(spans["step"])}
     rest = spent["run"] - spent["step"] - spent["evaluation"]
-    facts = {"imported": imported, "begun": begins["step"][0], "steps": len(begins["step"])}
     return {**facts, **spent, "rest": rest, "peak": peak(device == "gpu", None)}
 
 
+def sample_machine(started, device):
+    """What the samples are taken on, in a few lines."""
+    from common.run import git_commit
+    from common.session import processor
+
+    name = processor("model name") or platform.machine()
+    if device == "gpu":
+        command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        name = subprocess.run(command, capture_output=True, text=True).stdout.strip() + ", " + name
+    text = (
+        f"{name}, {len(os.sched_getaffinity(0))} cores, {datetime.date.today()}, commit {git_commit()}\n"
+        f"Python {platform.python_version()}, TensorFlow {importlib.metadata.version('tensorflow')}"
+    )
+    return {"text": text}
+
+
 def sample_libraries(started):
-    """Versions of the libraries that are installed."""
-    names = ("tensorflow", "torch", "jax", "numpy")
-    return {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
+    """Versions of PyTorch and JAX, where they are installed."""
+    return {name: importlib.metadata.version(name) for name in ("torch", "jax") if importlib.util.find_spec(name)}
 
 
 def sample(python=(sys.executable,), **job):
@@ -252,33 +266,32 @@ def spread(values, digits=1):
     return text if len(values) == 1 else f"{text} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
+def ratios(samples, one, other):
+    """Rate of one contender over that of another, in each of the turns that have both."""
+    one, other = samples.get(one, {}), samples.get(other, {})
+    return [each["rate"] / other[turn]["rate"] for turn, each in one.items() if turn in other]
+
+
 def table(samples, experiment, batch):
     """The lines of one experiment and batch size; samples is {(contender, precision): {turn: sample}}."""
     yield f"alexnet{experiment}, batch {batch}"
     yield f"{'':34}{'images/s':>24}{'of limit':>10}{'peak MiB':>10}{'ready s':>9}{'n':>3}  ratio"
     for (name, precision), taken in samples.items():
-        if name == LIMIT or not taken:
+        if name == LIMIT:
             continue
-        rates = {turn: each["rate"] for turn, each in taken.items()}
-
-        def within(other, rates=rates):
-            """(rate here, rate there) of the turns that have both."""
-            there = samples.get(other, {})
-            return [(rate, there[turn]["rate"]) for turn, rate in rates.items() if turn in there]
-
-        limits = [rate * flops(experiment) / limit for rate, limit in within((LIMIT, precision))]
-        share = f"{100 * statistics.median(limits):.0f} %" if limits else ""
-        if (name, precision) == (THIS, "float32"):
-            ratio = ""
-        elif name == THIS:
-            ratio = f"{spread([a / b for a, b in within((THIS, 'float32'))], 2)} x float32"
-        else:
-            ratio = f"ours {spread([b / a for a, b in within((THIS, precision))], 2)} x"
+        here, base = (name, precision), (THIS, "float32")
+        shares = ratios(samples, here, (LIMIT, precision))
+        share = f"{100 * flops(experiment) * statistics.median(shares):.0f} %" if shares else ""
+        ratio = ""
+        if name != THIS and (times := ratios(samples, (THIS, precision), here)):
+            ratio = f"ours {spread(times, 2)} x"
+        elif name == THIS and here != base and (times := ratios(samples, here, base)):
+            ratio = f"{spread(times, 2)} x float32"
         yield (
-            f"  {name + ', ' + precision:32}{spread([*rates.values()]):>24}{share:>10}"
+            f"  {name + ', ' + precision:32}{spread([each['rate'] for each in taken.values()]):>24}{share:>10}"
             f"{statistics.median(each['peak'] for each in taken.values()):>10.0f}"
             f"{statistics.median(each['ready'] for each in taken.values()):>9.1f}{len(taken):>3}  {ratio}"
-        )
+        ).rstrip()
     for precision in "float32", "mixed":
         if taken := samples.get((LIMIT, precision)):
             rates = spread([each["rate"] / 1e9 for each in taken.values()], 0)
@@ -320,28 +333,17 @@ def measure(args, libraries, experiment, batch, samples):
                 samples.setdefault((name, precision), {})[turn] = taken
 
 
-def sample_machine(started, device):
-    """What the samples are taken on, in a few lines."""
-    from common.run import git_commit
-    from common.session import processor
-
-    name = processor("model name") or platform.machine()
-    if device == "gpu":
-        command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        name = subprocess.run(command, capture_output=True, text=True).stdout.strip() + ", " + name
-    text = (
-        f"{name}, {len(os.sched_getaffinity(0))} cores, {datetime.date.today()}, commit {git_commit()}\n"
-        f"Python {platform.python_version()}, TensorFlow {importlib.metadata.version('tensorflow')}"
-    )
-    return {"text": text}
-
-
 def main():
     def numbers(text):
         return [int(part) for part in text.split(",")]
 
+    def experiments(text):
+        if unknown := set(numbers(text)) - {2, 5, 6}:
+            raise argparse.ArgumentTypeError(f"no {min(unknown)}; choose of 2,5,6")
+        return numbers(text)
+
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiments", type=numbers, default=[2, 5, 6], metavar="N,N", help="of 2, 5 and 6 (all)")
+    parser.add_argument("--experiments", type=experiments, default=[2, 5, 6], metavar="N,N", help="of 2, 5 and 6 (all)")
     parser.add_argument("--batches", type=numbers, default=[200, 50, 800], metavar="N,N", help="sizes (200,50,800)")
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="samples of each contender (5)")
     parser.add_argument("--peers", type=int, default=5, metavar="N", help="turns with PyTorch and JAX (5)")
@@ -362,7 +364,9 @@ def main():
         print(json.dumps(globals()[f"sample_{kind}"](**args.sample)))
         return
 
-    print(sample(kind="machine", device=args.device)["text"], flush=True)
+    if not (machine := sample(kind="machine", device=args.device)):
+        sys.exit(1)
+    print(machine["text"], flush=True)
     libraries = sample(kind="libraries", python=args.peer_python) or {}
     for library in "torch", "jax":
         print(f"{library} {libraries.get(library, 'is not installed and takes no part')}")

@@ -82,15 +82,15 @@ def pytorch_network(values, experiment, device):
     def tensor(name, value):
         if value.ndim == 4:
             value = value.transpose(3, 2, 0, 1)
-        return torch.tensor(value.T if name.startswith("fc") or name.startswith("output") else value, device=device)
+        return torch.tensor(value.T if name.startswith(("fc", "output")) else value, device=device)
 
-    parameters = {name: tensor(name, value).requires_grad_() for name, value in values.items()}
+    parameters = {name: tensor(name, value) for name, value in values.items()}
     if experiment == 5:
         for name in "conv4", "conv5":
-            halves = [parameters.pop(f"{name}_{half}/weights").detach() for half in (1, 2)]
-            parameters[f"{name}/weights"] = torch.cat(halves).requires_grad_()
+            halves = [parameters.pop(f"{name}_{half}/weights") for half in (1, 2)]
+            parameters[f"{name}/weights"] = torch.cat(halves)
     running = {
-        name.partition("/")[0]: (torch.zeros_like(value, requires_grad=False), torch.ones_like(value).detach())
+        name.partition("/")[0]: (torch.zeros_like(value), torch.ones_like(value))
         for name, value in parameters.items()
         if name.endswith("scale")
     }
@@ -139,8 +139,8 @@ def pytorch(job, channels_last=False, compiled=False):
     parameters, forward = pytorch_network(values, job.experiment, device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for name, value in parameters.items():
-        if value.ndim == 4:
-            parameters[name] = value.detach().contiguous(memory_format=layout).requires_grad_()
+        value = value.contiguous(memory_format=layout) if value.ndim == 4 else value
+        parameters[name] = value.requires_grad_()
     images, labels, order = digits(job.batch)
     images, labels, order = (torch.tensor(array, device=device) for array in (images, labels, order))
     half = torch.float16 if job.gpu else torch.bfloat16
@@ -228,7 +228,7 @@ def jax(job):
     images, labels, order = digits(job.batch)
     images, labels = jnp.asarray(images), jnp.asarray(labels)
 
-    def loss_of(values, indices, key):
+    def loss_of(values, images, labels, indices, key):
         pixels = images[indices][..., None].astype(jnp.float32) / 255
         pixels = jax.image.resize(pixels, (job.batch, 227, 227, 1), "bilinear")
         masks = [2.0 * jax.random.bernoulli(each, 0.5, (job.batch, 4096)) for each in jax.random.split(key)]
@@ -237,13 +237,13 @@ def jax(job):
         return -(jax.nn.one_hot(labels[indices], 10) * jnp.log(probabilities)).sum(), correct
 
     @jax.jit(donate_argnums=0)
-    def train(values, indices, key):
-        (loss, correct), gradients = jax.value_and_grad(loss_of, has_aux=True)(values, indices, key)
+    def train(values, images, labels, indices, key):
+        (loss, correct), gradients = jax.value_and_grad(loss_of, has_aux=True)(values, images, labels, indices, key)
         return {name: value - 1e-4 * gradients[name] for name, value in values.items()}, loss, correct
 
     def step(number):
         nonlocal values
-        values, loss, correct = train(values, order[number % BATCHES], jax.random.key(number))
+        values, loss, _ = train(values, images, labels, order[number % BATCHES], jax.random.key(number))
         return lambda: float(loss)
 
     return step

@@ -100,3 +100,9 @@ def test_table_takes_ratios_within_a_turn():
     assert lines[3].endswith("ours 2.50 (2.00-3.00) x")
     assert lines[4].endswith("2.00 (1.50-2.00) x float32")
     assert f"limit, float32: {limit / 1e9:.0f} ({limit / 1e9:.0f}-{2 * limit / 1e9:.0f}) GFLOP/s" in lines[5]
+
+
+def test_table_of_turns_cut_short_has_no_ratio():
+    one, two = ({turn: {"rate": 1.0, "peak": 1000, "ready": 5}} for turn in (0, 1))
+    samples = {(THIS, "float32"): one, ("PyTorch", "float32"): two, (THIS, "mixed"): two}
+    assert all("x" not in line.rpartition("5.0")[2] for line in [*benchmark.table(samples, 2, 200)][2:5])
