@@ -345,7 +345,7 @@ def main():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", type=experiments, default=[2, 5, 6], metavar="N,N", help="of 2, 5 and 6 (all)")
     parser.add_argument("--batches", type=numbers, default=[200, 50, 800], metavar="N,N", help="sizes (200,50,800)")
-    parser.add_argument("--turns", type=int, default=5, metavar="N", help="samples of each contender (5)")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="samples of a contender (5; 0: runs alone)")
     parser.add_argument("--peers", type=int, default=5, metavar="N", help="turns with PyTorch and JAX (5)")
     parser.add_argument("--seconds", type=float, default=8, metavar="S", help="the least that a sample times (8)")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to run (cpu)")
@@ -382,8 +382,8 @@ def main():
                 try:
                     measure(args, libraries, experiment, batch, samples)
                 finally:
-                    for line in table(samples, experiment, batch):
-                        print(line, flush=True)
+                    if samples:
+                        print(*table(samples, experiment, batch), sep="\n", flush=True)
     except KeyboardInterrupt:
         print("stopped")
         sys.exit(130)
