@@ -8,7 +8,7 @@ LAYERS = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5"
 
 
 class Measured(NamedTuple):
-    """What a forward pass over one batch showed; the step returns it as one float32 vector.
+    """What a forward pass over one batch showed; the step returns it as one vector.
 
     loss         summed over the batch
     correct      images whose largest softmax entry is their label
@@ -36,10 +36,13 @@ class Measured(NamedTuple):
 
 
 def measure(layers, labels, loss, training):
-    """The vector of Measured, with nan_weights 0, for labels uint8 [batch] and the loss of this batch."""
+    """The vector of Measured, with nan_weights 0, for labels uint8 [batch] and the loss of this batch.
+
+    It is float64: the graph rewrite of --precision mixed would round a float32 vector to 16 bits.
+    """
 
     def activations():
-        return tf.stack([tf.cast(tf.reduce_max(layers[name]), tf.float32) for name in LAYERS])
+        return tf.stack([tf.cast(tf.reduce_max(layers[name]), tf.float64) for name in LAYERS])
 
     logits = layers["output"]
     probabilities = tf.nn.softmax(logits)  # the accuracy is taken from it, as in the article
@@ -48,7 +51,7 @@ def measure(layers, labels, loss, training):
     correct = predicted == tf.cast(labels, tf.int64)
     gaps = tf.reduce_max(logits, axis=1) - tf.reduce_min(logits, axis=1)
     finite = tf.math.is_finite(logits)
-    zeros = tf.zeros([len(LAYERS)])
+    zeros = tf.zeros([len(LAYERS)], tf.float64)
     if training:
         largest = tf.cond(tf.math.is_finite(loss), lambda: zeros, activations)
     else:  # cond would keep every layer until the loss is known
@@ -56,13 +59,13 @@ def measure(layers, labels, loss, training):
     flags = [tf.reduce_all(finite), tf.reduce_any(probabilities == 0)]
     scalars = [
         loss,
-        tf.reduce_sum(tf.cast(correct, tf.float32)),
-        tf.constant(0.0),
-        *(tf.cast(flag, tf.float32) for flag in flags),
+        tf.math.count_nonzero(correct),
+        0,
+        *flags,
         tf.reduce_max(gaps),
-        tf.cast(tf.argmax(tf.where(tf.reduce_all(finite, axis=1), gaps, float("inf"))), tf.float32),
+        tf.argmax(tf.where(tf.reduce_all(finite, axis=1), gaps, float("inf"))),
     ]
-    return tf.concat([tf.stack(scalars), largest], axis=0)
+    return tf.concat([tf.stack([tf.cast(scalar, tf.float64) for scalar in scalars]), largest], axis=0)
 
 
 def compile_steps(network, loss_function, train_input, test_input, xla):
@@ -89,7 +92,7 @@ def compile_steps(network, loss_function, train_input, test_input, xla):
             tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
         # A sum of squares is NaN only if one of them is: overflow makes it infinite.
         squares = tf.add_n([tf.nn.l2_loss(variable) for variable in variables])
-        return tf.tensor_scatter_nd_update(measured, [[2]], [tf.cast(tf.math.is_nan(squares), tf.float32)])
+        return tf.tensor_scatter_nd_update(measured, [[2]], [tf.cast(tf.math.is_nan(squares), tf.float64)])
 
     def evaluate(element, dropout_seeds):
         return forward(element, dropout_seeds, test_input, training=False)[1]

@@ -20,6 +20,8 @@ from common.arguments import parse
 from common.input import resize_tensorflow
 from common.session import open_session, tf
 from common import data
+from common.input import TensorFlowInput
+from common.step import Measured, compile_steps
 import numpy as np
 
 device = sys.argv[1]
@@ -42,7 +44,11 @@ for name in ("alexnet4", "alexnet6"):
     loss, logits, gradient = tf.function(step)(mnist.train_images[:8])
     exact = module.naive_loss(tf.constant(logits.numpy()), labels)  # eager: never rewritten
     reference = step(mnist.train_images[:8])[1]
+    source = TensorFlowInput(mnist.train_images[:8], mnist.train_labels[:8])
+    evaluate = compile_steps(network, module.naive_loss, source, source, xla=False)[1]
+    measured = Measured.of(evaluate(next(iter(source.batches(np.arange(8, dtype=np.int32)[None]))), seeds))
     found[name] = {
+        "measured": [measured.loss, *(float(tf.cast(measured.loss, half)) for half in (tf.bfloat16, tf.float16))],
         "loss": abs(float(loss / exact) - 1),
         "logits": float(tf.norm(logits - reference) / tf.norm(reference)),
         "dtypes": sorted({loss.dtype.name, logits.dtype.name, gradient.dtype.name}),
@@ -79,6 +85,8 @@ def assert_mixed_keeps_the_loss_and_the_moments_in_float32(device, dtype):
         assert found[name]["logits"] > 1e-4  # the products did run in 16 bits
         assert found[name]["loss"] < 1e-6  # 16 bits would round it to 2 or 3 digits
         assert found[name]["dtypes"] == ["float32"]
+        loss, *rounded = found[name]["measured"]
+        assert loss not in rounded
     assert max(found["moments"]) < 1e-5
 
 
