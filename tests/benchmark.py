@@ -282,11 +282,11 @@ def table(samples, experiment, batch):
         here, base = (name, precision), (THIS, "float32")
         shares = ratios(samples, here, (LIMIT, precision))
         share = f"{100 * flops(experiment) * statistics.median(shares):.0f} %" if shares else ""
-        ratio = ""
-        if name != THIS and (times := ratios(samples, (THIS, precision), here)):
-            ratio = f"ours {spread(times, 2)} x"
-        elif name == THIS and here != base and (times := ratios(samples, here, base)):
-            ratio = f"{spread(times, 2)} x float32"
+        if name == THIS:
+            times, text = ratios(samples, here, base), "{} x float32"
+        else:
+            times, text = ratios(samples, (THIS, precision), here), "ours {} x"
+        ratio = text.format(spread(times, 2)) if times and here != base else ""
         yield (
             f"  {name + ', ' + precision:32}{spread([each['rate'] for each in taken.values()]):>24}{share:>10}"
             f"{statistics.median(each['peak'] for each in taken.values()):>10.0f}"

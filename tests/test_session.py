@@ -17,10 +17,9 @@ from tests import parity
 MIXED = """
 import importlib, json, sys
 from common.arguments import parse
-from common.input import resize_tensorflow
+from common.input import TensorFlowInput, resize_tensorflow
 from common.session import open_session, tf
 from common import data
-from common.input import TensorFlowInput
 from common.step import Measured, compile_steps
 import numpy as np
 
@@ -46,7 +45,8 @@ for name in ("alexnet4", "alexnet6"):
     reference = step(mnist.train_images[:8])[1]
     source = TensorFlowInput(mnist.train_images[:8], mnist.train_labels[:8])
     evaluate = compile_steps(network, module.naive_loss, source, source, xla=False)[1]
-    measured = Measured.of(evaluate(next(iter(source.batches(np.arange(8, dtype=np.int32)[None]))), seeds))
+    (element,) = source.batches(np.arange(8, dtype=np.int32)[np.newaxis])
+    measured = Measured.of(evaluate(element, seeds))
     found[name] = {
         "measured": [measured.loss, *(float(tf.cast(measured.loss, half)) for half in (tf.bfloat16, tf.float16))],
         "loss": abs(float(loss / exact) - 1),
