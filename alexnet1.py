@@ -7,6 +7,7 @@ Ours:     the same in 5 of 5 seeds; the logits explode on the first batch (resul
 Diff:     diff alexnet1.py alexnet2.py
 """
 
+from common.lrn import local_response_normalization
 from common.run import run
 import tensorflow as tf
 
@@ -58,7 +59,7 @@ class AlexNet(tf.Module):
         conv1 = tf.nn.conv2d(images, self.weights["conv1"], strides=4, padding="VALID")
         conv1 = tf.nn.bias_add(conv1, self.biases["conv1"])
         conv1 = tf.nn.relu(conv1)
-        conv1 = tf.nn.local_response_normalization(conv1, depth_radius=2, alpha=2e-5, beta=0.75, bias=1.0)
+        conv1 = local_response_normalization(conv1, depth_radius=2, alpha=2e-5, beta=0.75, bias=1.0)
 
         # pool1: [batch, 27, 27, 96]
         pool1 = tf.nn.max_pool2d(conv1, ksize=3, strides=2, padding="VALID")
@@ -67,7 +68,7 @@ class AlexNet(tf.Module):
         conv2 = tf.nn.conv2d(pool1, self.weights["conv2"], strides=1, padding="SAME")
         conv2 = tf.nn.bias_add(conv2, self.biases["conv2"])
         conv2 = tf.nn.relu(conv2)
-        conv2 = tf.nn.local_response_normalization(conv2, depth_radius=2, alpha=2e-5, beta=0.75, bias=1.0)
+        conv2 = local_response_normalization(conv2, depth_radius=2, alpha=2e-5, beta=0.75, bias=1.0)
 
         # pool2: [batch, 13, 13, 256]
         pool2 = tf.nn.max_pool2d(conv2, ksize=3, strides=2, padding="VALID")

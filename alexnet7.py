@@ -57,15 +57,17 @@ class AlexNet(tf.Module):
         self.running_means = {name: tf.Variable(tf.zeros(size), trainable=False) for name, size in sizes.items()}
         self.running_variances = {name: tf.Variable(tf.ones(size), trainable=False) for name, size in sizes.items()}
 
-    def batch_norm(self, name, inputs, axes, training):
-        """Normalise inputs by their own moments over axes, in evaluation too; the running ones are never read."""
-        mean, variance = tf.nn.moments(inputs, axes)
+    def batch_norm(self, name, inputs, training):
+        """Normalise inputs [batch, ..., n] by their own moments, in evaluation too; the running ones are never read."""
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, self.scales[name], self.betas[name], epsilon=batch_norm_epsilon, is_training=True
+        )
         if training:
+            count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+            variance *= (count - 1) / count  # the operation's own is divided by count - 1
             for running, batch in (self.running_means[name], mean), (self.running_variances[name], variance):
                 running.assign(running * running_decay + batch * (1 - running_decay))
-        return tf.nn.batch_normalization(
-            inputs, mean, variance, self.betas[name], self.scales[name], batch_norm_epsilon
-        )
+        return outputs
 
     def __call__(self, images, dropout_seeds, training):
         """All layers by name, for images [batch, 227, 227, 1] and a pair of seeds [2, 2], one for each dropout.
@@ -75,7 +77,7 @@ class AlexNet(tf.Module):
         # conv1: [batch, 55, 55, 96]
         conv1 = tf.nn.conv2d(images, self.weights["conv1"], strides=4, padding="VALID")
         conv1 = tf.nn.bias_add(conv1, self.biases["conv1"])
-        conv1 = self.batch_norm("conv1", conv1, [0, 1, 2], training)
+        conv1 = self.batch_norm("conv1", conv1, training)
         conv1 = tf.nn.relu(conv1)
 
         # pool1: [batch, 27, 27, 96]
@@ -84,7 +86,7 @@ class AlexNet(tf.Module):
         # conv2: [batch, 27, 27, 256]
         conv2 = tf.nn.conv2d(pool1, self.weights["conv2"], strides=1, padding="SAME")
         conv2 = tf.nn.bias_add(conv2, self.biases["conv2"])
-        conv2 = self.batch_norm("conv2", conv2, [0, 1, 2], training)
+        conv2 = self.batch_norm("conv2", conv2, training)
         conv2 = tf.nn.relu(conv2)
 
         # pool2: [batch, 13, 13, 256]
@@ -93,19 +95,19 @@ class AlexNet(tf.Module):
         # conv3: [batch, 13, 13, 384]
         conv3 = tf.nn.conv2d(pool2, self.weights["conv3"], strides=1, padding="SAME")
         conv3 = tf.nn.bias_add(conv3, self.biases["conv3"])
-        conv3 = self.batch_norm("conv3", conv3, [0, 1, 2], training)
+        conv3 = self.batch_norm("conv3", conv3, training)
         conv3 = tf.nn.relu(conv3)
 
         # conv4: [batch, 13, 13, 384]
         conv4 = tf.nn.conv2d(conv3, self.weights["conv4"], strides=1, padding="SAME")
         conv4 = tf.nn.bias_add(conv4, self.biases["conv4"])
-        conv4 = self.batch_norm("conv4", conv4, [0, 1, 2], training)
+        conv4 = self.batch_norm("conv4", conv4, training)
         conv4 = tf.nn.relu(conv4)
 
         # conv5: [batch, 13, 13, 256]
         conv5 = tf.nn.conv2d(conv4, self.weights["conv5"], strides=1, padding="SAME")
         conv5 = tf.nn.bias_add(conv5, self.biases["conv5"])
-        conv5 = self.batch_norm("conv5", conv5, [0, 1, 2], training)
+        conv5 = self.batch_norm("conv5", conv5, training)
         conv5 = tf.nn.relu(conv5)
 
         # pool5: [batch, 6, 6, 256]
@@ -114,13 +116,13 @@ class AlexNet(tf.Module):
         # fc1: [batch, 4096]
         fc1 = tf.reshape(pool5, [-1, n_fc1])
         fc1 = tf.add(tf.matmul(fc1, self.weights["fc1"]), self.biases["fc1"])
-        fc1 = self.batch_norm("fc1", fc1, [0], training)
+        fc1 = self.batch_norm("fc1", fc1[:, tf.newaxis, tf.newaxis], training)[:, 0, 0]
         fc1 = tf.nn.relu(fc1)
         fc1 = tf.nn.experimental.stateless_dropout(fc1, dropout_rate, seed=dropout_seeds[0], rng_alg="philox")
 
         # fc2: [batch, 4096]
         fc2 = tf.add(tf.matmul(fc1, self.weights["fc2"]), self.biases["fc2"])
-        fc2 = self.batch_norm("fc2", fc2, [0], training)
+        fc2 = self.batch_norm("fc2", fc2[:, tf.newaxis, tf.newaxis], training)[:, 0, 0]
         fc2 = tf.nn.relu(fc2)
         fc2 = tf.nn.experimental.stateless_dropout(fc2, dropout_rate, seed=dropout_seeds[1], rng_alg="philox")
 

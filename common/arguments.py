@@ -1,8 +1,11 @@
 """The flags of all seven scripts. They say how to run; what an experiment is about is a constant in its script."""
 
 import argparse
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 import re
+import shutil
+import textwrap
 
 from common.cli import Parser
 
@@ -20,14 +23,22 @@ def whole(least, most):
     return parse
 
 
-def fraction(text):
-    """An argparse type: a number above 0, at most 1."""
-    try:
-        if 0 < float(text) <= 1:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is not a fraction above 0 and at most 1")
+def number(fits, what):
+    """An argparse type: a number for which fits is true; what names such numbers."""
+
+    def parse(text):
+        try:
+            if fits(float(text)):
+                return float(text)
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+    return parse
+
+
+fraction = number(lambda value: 0 < value <= 1, "a fraction above 0 and at most 1")
+minutes = number(lambda value: 0 <= value <= 10_000, "a number of minutes from 0 to 10000")
 
 
 def device(text):
@@ -37,9 +48,19 @@ def device(text):
     return text
 
 
+def narrow(docstring):
+    """The lines of a script's docstring folded to this terminal, those of a field below its text."""
+    width = shutil.get_terminal_size().columns - 2
+    lines = []
+    for line in docstring.splitlines():
+        field = re.match(r"\w+: +", line)
+        lines += textwrap.wrap(line, width, subsequent_indent=" " * len(field[0] if field else "")) or [""]
+    return "\n".join(lines)
+
+
 def parse(script, description, arguments=None):
     """The flags of one run as a namespace; a bad one ends the process with one line on stderr and exit code 2."""
-    parser = Parser(prog=script, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=script, description=narrow(description or ""), formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--epochs", type=whole(1, 100_000), default=50, metavar="N", help="passes over the training images (50)")
     add("--batch-size", type=whole(2, 60_000), default=200, metavar="N", help="images a step (200)")
@@ -57,9 +78,9 @@ def parse(script, description, arguments=None):
     add("--xla", action="store_true", help="compile the step with XLA")
     add("--precision", choices=("float32", "mixed"), default="float32", help="mixed: bfloat16 on CPU, float16 on GPU")
     add("--deterministic", action="store_true", help="bit-reproducible operations, slower on a GPU")
-    add("--trace", action="store_true", help="also write every iteration to trace/ in the results folder")
-    add("--save-minutes", type=whole(1, 10_000), metavar="N", help="a checkpoint every N minutes, not just each epoch")
-    add("--keep-checkpoint", action="store_true", help="keep the last checkpoint when the run is complete")
+    add("--save-minutes", type=minutes, default=5.0, metavar="N", help="a checkpoint every N minutes (5)")
+    add("--no-weights", action="store_true", help="do not keep the weights of the last epoch (233 MB)")
+    add("--despite-changes", action="store_true", help="go on with code that computes otherwise than it began")
     add("--restart", action="store_true", help="move the files of an earlier run aside and begin anew")
     return parser.parse_args(arguments)
 

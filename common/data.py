@@ -56,8 +56,9 @@ def parse_idx(content, magic, path):
 
 
 def read_idx(directory, name):
-    """Read directory/name.gz or directory/name; returns (array, SHA-256 of the uncompressed file)."""
-    paths = [path for path in (directory / f"{name}.gz", directory / name) if path.exists()]
+    """Read directory/name, or name.idx..., with or without .gz; returns (array, SHA-256 of the uncompressed file)."""
+    names = [f"{each}{end}" for each in (name, name.replace("-idx", ".idx")) for end in (".gz", "")]
+    paths = [directory / each for each in names if (directory / each).exists()]
     if not paths:
         raise UserError(
             f"{directory / name}.gz: no such file, nor one without .gz; name a folder with it by --data-dir"
@@ -92,3 +93,27 @@ def load(directory=None):
         wrong = [name for name, digest, right in zip(FILES, digests, shipped) if digest != right]
         raise UserError(f"{folder / wrong[0]}.gz: not the MNIST that was shipped; git checkout -- common/mnist")
     return Dataset(*arrays, digest=hashlib.sha256("".join(digests).encode()).hexdigest()[:8])
+
+
+def select(dataset, args):
+    """The dataset cut to --train-size and --test-size; UserError if they, or the batch, do not fit it."""
+    for flag, size, most in (
+        ("--train-size", args.train_size, len(dataset.train_labels)),
+        ("--test-size", args.test_size, len(dataset.test_labels)),
+    ):
+        if size is not None and size > most:
+            raise UserError(f"{flag} {size}: the data set has {most} images; lower it")
+    if args.train_size == len(dataset.train_labels):
+        args.train_size = None
+    dataset = dataset._replace(
+        train_images=dataset.train_images[: args.train_size],
+        train_labels=dataset.train_labels[: args.train_size],
+        test_images=dataset.test_images[: args.test_size],
+        test_labels=dataset.test_labels[: args.test_size],
+    )
+    if len(dataset.train_labels) < args.batch_size:
+        raise UserError(
+            f"--batch-size {args.batch_size}: there are {len(dataset.train_labels)} training images; "
+            "lower it or raise --train-size"
+        )
+    return dataset

@@ -48,8 +48,9 @@ class OpenCVInput:
             pixels = tf.numpy_function(lambda chosen: resize_opencv(self.images[chosen]), [indices], tf.float32)
             return tf.ensure_shape(pixels, [order.shape[1], SIZE, SIZE, 1]), tf.gather(self.labels, indices)
 
-        steps = tf.data.Dataset.from_tensor_slices(order)
-        return iter(steps.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2))
+        with tf.device("/CPU:0"):  # tf.data runs there, in a GPU's scope too
+            steps = tf.data.Dataset.from_tensor_slices(order)
+            return iter(steps.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2))
 
     def load(self, element):
         return element

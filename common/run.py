@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import hashlib
 import inspect
 import math
 import os
@@ -14,11 +13,15 @@ import sys
 import threading
 
 from common import arguments, data
-from common.checkpoint import Checkpoints, lock
+from common.checkpoint import Checkpoints, lock, what_computes, write
 from common.cli import UserError, user_errors
-from common.results import complete, write_csv, write_record
-from common.session import banner, open_session, tf
+from common.report import banner, say
+from common.results import complete, read_record, write_csv, write_record
+from common.session import open_session, tf
 from common.training import State, Training
+
+# What may change where a run goes on: facts of the session that a stretch of it is recorded with.
+CONDITIONS = ("device", "device_name", "threads", "precision", "tf32", "xla", "deterministic", "versions")
 
 
 def git_commit():
@@ -42,13 +45,14 @@ def set_aside(*paths):
             while (old := path.with_name(f"{path.name}.old{number}")).exists():
                 number += 1
             path.rename(old)
-            print(f"{path.name} moved aside to {old.name}")
+            say(f"{path.name} moved aside to {old.name}")
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: the first asks the loop to stop after the step in hand, the second quits at once.
+    """Ctrl-C, SIGTERM and SIGHUP: the first asks the loop to stop after the step in hand, another quits at once.
 
-    A thread listens, because Python itself handles a signal only once the step in hand has returned.
+    A closing terminal may send SIGHUP twice, so that one never quits. A thread listens, because Python itself handles
+    a signal only once the step in hand has returned.
     """
 
     def __init__(self):
@@ -56,84 +60,93 @@ class Stop:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+                signal.signal(number, lambda *_: None)
         threading.Thread(target=self.listen, args=(reader,), daemon=True).start()
 
     def listen(self, reader):
         while number := os.read(reader, 1)[0]:
-            if self.signal is not None:
+            if self.signal is None:
+                self.signal = number
+                with contextlib.suppress(OSError):
+                    print("\nstopping after this step; once more to quit at once", file=sys.stderr, flush=True)
+            elif number != signal.SIGHUP:
                 os._exit(128 + number)
-            self.signal = number
-            print("\nstopping after this step; once more to quit at once", file=sys.stderr, flush=True)
 
 
-def select(dataset, args):
-    """The dataset cut to --train-size and --test-size; UserError if they, or the batch, do not fit it."""
-    for flag, size, most in (
-        ("--train-size", args.train_size, len(dataset.train_labels)),
-        ("--test-size", args.test_size, len(dataset.test_labels)),
-    ):
-        if size is not None and size > most:
-            raise UserError(f"{flag} {size}: the data set has {most} images; lower it")
-    if args.train_size == len(dataset.train_labels):
-        args.train_size = None
-    dataset = dataset._replace(
-        train_images=dataset.train_images[: args.train_size],
-        train_labels=dataset.train_labels[: args.train_size],
-        test_images=dataset.test_images[: args.test_size],
-        test_labels=dataset.test_labels[: args.test_size],
-    )
-    if len(dataset.train_labels) < args.batch_size:
-        raise UserError(
-            f"--batch-size {args.batch_size}: there are {len(dataset.train_labels)} training images; "
-            "lower it or raise --train-size"
-        )
-    return dataset
+def begin_stretch(state, facts, changed):
+    """Add to the state's stretches if facts, those of this session, are not the last one's; says so if it matters.
 
-
-def same_run(name, before, now):
-    """UserError if a run began under other conditions than those of now; both are dicts."""
-    for key in now:
-        if before.get(key) != now[key]:
-            raise UserError(
-                f"{name}: began with {key} {before.get(key)}, now it is {now[key]}; "
-                "go back to that, or begin anew with --restart"
-            )
+    changed names what computes otherwise than before, which --despite-changes let pass.
+    """
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    here = {key: facts[key] for key in (*CONDITIONS, "git_commit")} | {"despite": changed}
+    before = state.stretches[-1] if state.stretches else None
+    if before is None or changed or any(before[key] != here[key] for key in here if key != "despite"):
+        place = {"epoch": len(state.rows) + 1, "iteration": len(state.seen)}
+        state.stretches.append({**place, **here, "started": now, "seconds": 0.0})
+    if before is not None:
+        other = [f"{key} {here[key]}, not {before[key]}" for key in CONDITIONS[:-1] if before[key] != here[key]]
+        other += [
+            f"{name} {version}, not {before['versions'].get(name)}"
+            for name, version in here["versions"].items()
+            if before["versions"].get(name) != version
+        ]
+        elsewhere = f", elsewhere ({'; '.join(other)})" if other else ""
+        say(f"going on at iteration {len(state.seen)} of epoch {len(state.rows) + 1}{elsewhere}")
 
 
 class Files:
-    """The files of one run: curve, record, trace if asked for, checkpoints and lock."""
+    """The files of one run: curve, record, trace, weights, checkpoints and lock."""
 
     def __init__(self, folder, name, args):
         self.folder, self.name, self.args = folder, name, args
         self.csv, self.record = folder / f"{name}.csv", folder / f"{name}.json"
         self.trace = folder / "trace" / f"{name}.csv"
+        self.weights = folder / "weights" / name
+        self.weight_files = [self.weights.with_suffix(end) for end in (".index", ".data-00000-of-00001")]
         self.checkpoints = folder / ".checkpoints" / name
 
-    def write(self, state, facts):
-        """Bring curve and record to the state; the record last, which says whether the run is complete."""
+    def write(self, state, facts, complete=False):
+        """Bring curve, trace and record to the state; the record last, which says whether the run is complete."""
         if not state.rows:
             return
         write_csv(self.csv, state.rows)
-        if self.args.trace:
-            self.trace.parent.mkdir(exist_ok=True)
-            write_csv(self.trace, state.trace)
+        self.trace.parent.mkdir(exist_ok=True)
+        write_csv(self.trace, state.trace)
         nan_losses = [row.epoch for row in state.rows if math.isnan(row.loss)]
         filled = state.nan_weights and state.nan_weights["epoch"] < self.args.epochs
         write_record(
             self.record,
             {
                 **facts,
-                "complete": len(state.rows) == self.args.epochs,
-                "started": state.started,
-                "wall_seconds": round(state.wall_seconds, 1),
+                "complete": complete,
+                "started": state.stretches[0]["started"],
+                "wall_seconds": round(sum(stretch["seconds"] for stretch in state.stretches), 1),
+                "stretches": [{**stretch, "seconds": round(stretch["seconds"], 1)} for stretch in state.stretches],
                 "nan_loss_epoch": min(nan_losses, default=None),
                 "nan_weights": state.nan_weights,
                 "filled_from_epoch": state.nan_weights["epoch"] + 1 if filled else None,
-                "nan_cause": state.cause,
+                "nan_cause": state.causes[0] if state.causes else None,
+                "nan_causes": state.causes,
             },
         )
+
+    def missing(self):
+        """What the flags ask for that the complete run does not have, as clauses."""
+        args, record = self.args, read_record(self.record)
+        if args.device != "auto" and args.device[:3] != str(record.get("device")).lower():
+            yield f"it did not run with --device {args.device}"
+        if args.no_tf32 and record.get("tf32"):
+            yield "it ran without --no-tf32"
+        for flag in ("xla", "deterministic"):
+            if getattr(args, flag) and not record.get(flag):
+                yield f"it ran without --{flag}"
+        if not self.trace.exists():
+            yield "it has no trace"
+        if not (args.no_weights or record.get("nan_weights") or self.weight_files[0].exists()):
+            yield "its weights are not here"
 
 
 def run(AlexNet, losses, learning_rate):
@@ -150,40 +163,46 @@ def run(AlexNet, losses, learning_rate):
     with user_errors():
         args = arguments.parse(script.name, inspect.getmodule(AlexNet).__doc__)
         stop = Stop()
-        dataset = select(data.load(args.data_dir), args)
+        dataset = data.select(data.load(args.data_dir), args)
         name = arguments.run_name(script.stem, args, dataset.digest)
         files = Files(args.results_dir, name, args)
         if not args.restart and complete(files.csv, files.record, args.epochs):
-            print(f"{files.csv} is complete: nothing to do. --restart moves it aside and begins anew.")
+            lacks = "".join(f" But {', '.join(clauses)}." for clauses in [list(files.missing())] if clauses)
+            say(f"{files.csv} is complete: nothing to do.{lacks} --restart moves it aside and begins anew.")
             return
         device, facts = open_session(args)
         lock(files.checkpoints.parent, name)
-        print(f"{name}: {args.epochs} epochs of {len(dataset.train_labels)} images, {args.batch_size} a batch")
-        print(banner(facts, args), flush=True)
+        say(f"{name}: {args.epochs} epochs of {len(dataset.train_labels)} images, {args.batch_size} a batch")
+        say(banner(facts, args))
         with tf.device(device):
-            facts = {"experiment": script.stem, **facts}
-            train(AlexNet(), losses[args.loss], learning_rate, dataset, args, files, facts, stop)
+            train(AlexNet(), losses[args.loss], learning_rate, dataset, files, facts, stop)
 
 
-def train(network, loss, learning_rate, dataset, args, files, facts, stop):
+def train(network, loss, learning_rate, dataset, files, facts, stop):
     """Train from the last checkpoint, or from the start, to the last epoch or a signal."""
-    conditions = {key: facts[key] for key in ("device", "device_name", "threads", "tf32", "xla", "deterministic")}
-    conditions |= {"TensorFlow": tf.__version__, "--trace": args.trace}
-    conditions |= {"script": hashlib.sha256(Path(inspect.getfile(type(network))).read_bytes()).hexdigest()[:12]}
+    args, script = files.args, Path(inspect.getfile(type(network)))
+    here, changed = what_computes(script), []
+
+    def accept(kept):
+        before = kept["computes"]
+        changed[:] = [name for name in {**before, **here} if before.get(name) != here.get(name)]
+        if changed and not args.despite_changes:
+            raise UserError(
+                f"{files.name}: it began with another {', another '.join(changed)}; take the change back, go on all "
+                "the same with --despite-changes, or begin anew with --restart"
+            )
+
     checkpoints = Checkpoints(files.checkpoints, network)
     if args.restart:
         checkpoints.delete()
-    kept = checkpoints.restore()
+    checkpoints.need_room()
+    kept = checkpoints.restore(accept)
     if kept is None:
-        set_aside(files.csv, files.record, files.trace)
-        state = State(started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"))
-    else:
-        same_run(files.name, kept["conditions"], conditions)
-        state = State.of(kept["state"])
-        print(f"going on at iteration {len(state.seen)} of epoch {len(state.rows) + 1}")
-
-    left_out = ("results_dir", "restart", "keep_checkpoint", "save_minutes")
+        set_aside(files.csv, files.record, files.trace, *files.weight_files)
+    state = State.of(kept["state"]) if kept else State()
+    left_out = ("results_dir", "restart", "despite_changes", "no_weights", "save_minutes")
     facts = {
+        "experiment": script.stem,
         **facts,
         "name": files.name,
         "arguments": {
@@ -193,24 +212,26 @@ def train(network, loss, learning_rate, dataset, args, files, facts, stop):
         },
         "git_commit": git_commit(),
     }
+    begin_stretch(state, facts, changed)
 
     def save(step, state):
-        checkpoints.save(step, {"conditions": conditions, "state": dataclasses.asdict(state)})
+        checkpoints.save(step, {"computes": here, "state": dataclasses.asdict(state)})
 
     training = Training(network, loss, learning_rate, dataset, args, state, save, stop)
     try:
         training.run(lambda state: files.write(state, facts))
-    except OSError:
-        with contextlib.suppress(UserError):
-            checkpoints.wait()  # lest its background thread complain at exit, too
-        raise
     except tf.errors.ResourceExhaustedError:
         raise UserError(f"the {facts['device']} is out of memory: lower --batch-size or --test-size") from None
-    files.write(state, facts)
-    checkpoints.wait()
     if len(state.rows) < args.epochs:
-        print(f"stopped at iteration {len(state.seen)} of epoch {len(state.rows) + 1}: the same command goes on there")
+        files.write(state, facts)
+        the_same = "the same command without --restart" if args.restart else "the same command"
+        say(f"stopped at iteration {len(state.seen)} of epoch {len(state.rows) + 1}: {the_same} goes on there")
         sys.exit(128 + stop.signal)
-    if not args.keep_checkpoint:
-        checkpoints.delete()
-    print(f"{files.csv} is complete.")
+    keep = not (args.no_weights or state.nan_weights)
+    if keep:
+        files.weights.parent.mkdir(exist_ok=True)
+        checkpoints.keep(checkpoints.steps()[:1])
+        write(tf.train.Checkpoint(network=network), files.weights)
+    files.write(state, facts, complete=True)
+    checkpoints.delete()
+    say(f"{files.csv} is complete" + (f", its weights are in {files.weights}.*" if keep else ""))

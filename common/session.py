@@ -5,9 +5,11 @@ import ctypes
 import os
 from pathlib import Path
 import platform
-import shutil
+import re
+import signal
 import sys
 import tempfile
+import threading
 
 from common.cli import UserError
 import cv2
@@ -38,24 +40,46 @@ def quiet_stderr():
             os.close(saved)
 
 
-with quiet_stderr():
+@contextlib.contextmanager
+def quitting_on_interrupt():
+    """Let Ctrl-C end the process at once with exit code 130: an import that it breaks off complains for pages."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+with quiet_stderr(), quitting_on_interrupt():
     import tensorflow as tf
 
 # What must stay float32 under --precision mixed: the loss (its bfloat16 grid near 2300 is 16) and the moments.
 KEEP_FLOAT32 = "Softmax,Log,Sum,Mean,SquaredDifference"
+# The graph rewrite of --precision mixed on a CPU.
+BFLOAT16 = "auto_mixed_precision_onednn_bfloat16"
+
+
+DEV, DRIVER = Path("/dev"), Path("/proc/driver/nvidia/version")
 
 
 def nvidia_present():
-    """Whether the machine has an NVIDIA GPU, whatever TensorFlow makes of it."""
-    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+    """Whether the machine has an NVIDIA GPU, whatever TensorFlow makes of it; dxg is that of Windows' Linux."""
+    return any(DEV.glob("nvidia[0-9]*")) or (DEV / "dxg").exists()
 
 
 def gpu_missing():
     """Why TensorFlow sees no GPU, and the mend, in one clause."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return "CUDA_VISIBLE_DEVICES hides every GPU; unset it"
+    version = re.search(r"\d+\.\d+[.\d]*", DRIVER.read_text()) if DRIVER.exists() else None
+    driver = f"driver {version[0]}" if version else "no driver"
     if nvidia_present():
-        return "there is an NVIDIA GPU that TensorFlow cannot use; pip install -r requirements-gpu.txt"
+        return f"there is an NVIDIA GPU ({driver}) that TensorFlow cannot use; pip install -r requirements-gpu.txt"
+    if version:
+        return f"NVIDIA's {driver} is here but no GPU device; give it to this container (docker run --gpus all)"
     return "this machine has no NVIDIA driver; install one, then pip install -r requirements-gpu.txt"
 
 
@@ -94,15 +118,28 @@ def processor(fact):
     return ""
 
 
-def has_bfloat16():
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(processor("flags").split())
+def has_tf32(details):
+    """Whether a GPU with these details (TensorFlow's get_device_details) multiplies in TF32: Ampere and newer."""
+    return details.get("compute_capability", (0, 0)) >= (8, 0)
+
+
+def bfloat16():
+    """How the CPU multiplies bfloat16: "amx_bf16" (matrix units), "avx512_bf16", or "" if it does not."""
+    return next((kind for kind in ("amx_bf16", "avx512_bf16") if kind in processor("flags").split()), "")
+
+
+def cpu_name():
+    """The CPU's name, with what tells its generation: many are sold, and lent, under one name."""
+    generation = " ".join(f"{fact.removeprefix('cpu ')} {processor(fact)}" for fact in ("cpu family", "model"))
+    parts = [processor("model name") or platform.machine(), generation * bool(processor("cpu family")), bfloat16()]
+    return ", ".join(filter(None, parts))
 
 
 def check(args, gpu):
     """Raise UserError for flags that exclude each other, or that the device (a GPU, or None for the CPU) excludes."""
     if args.xla and args.precision == "mixed":
         raise UserError("--xla: does not see the graph rewrite of --precision mixed; leave one of the two out")
-    if gpu is None and args.precision == "mixed" and not has_bfloat16():
+    if gpu is None and args.precision == "mixed" and not bfloat16():
         raise UserError("--precision mixed: this processor has no bfloat16 arithmetic; use --precision float32")
     if gpu is None and args.gpu_memory_fraction is not None:
         raise UserError("--gpu-memory-fraction: there is no GPU in this run; leave the flag out")
@@ -123,12 +160,14 @@ def open_session(args):
     tf.random.set_seed(args.seed)
     if args.deterministic:
         tf.config.experimental.enable_op_determinism()
-    name, memory = processor("model name") or platform.machine(), None
+    name, memory, tf32 = cpu_name(), None, False
     if gpu is None:
         tf.config.set_visible_devices([], "GPU")
     else:
         tf.config.set_visible_devices(gpu, "GPU")
-        name = tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        details = tf.config.experimental.get_device_details(gpu)
+        name = details.get("device_name", gpu.name)
+        tf32 = not args.no_tf32 and has_tf32(details)
         if args.gpu_memory_fraction is None:
             memory = "growth"
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -140,7 +179,7 @@ def open_session(args):
         # Both: the second alone silently leaves the whole graph in float32.
         os.environ["TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_REMOVE"] = KEEP_FLOAT32
         os.environ["TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_DENYLIST_ADD"] = KEEP_FLOAT32
-        rewrite = "auto_mixed_precision" if gpu else "auto_mixed_precision_onednn_bfloat16"
+        rewrite = "auto_mixed_precision" if gpu else BFLOAT16
         tf.config.optimizer.set_experimental_options({rewrite: True})
 
     build = tf.sysconfig.get_build_info()
@@ -150,7 +189,7 @@ def open_session(args):
         "memory": memory,
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "precision": args.precision if args.precision == "float32" else f"mixed {'float16' if gpu else 'bfloat16'}",
-        "tf32": bool(gpu) and not args.no_tf32,
+        "tf32": tf32,
         "xla": args.xla,
         "deterministic": args.deterministic,
         "versions": {
@@ -163,20 +202,3 @@ def open_session(args):
         },
     }
     return f"/{facts['device']}:0", facts
-
-
-def banner(facts, args):
-    """What the run really uses, in at most four lines of at most 80 columns where the device's name allows."""
-    versions = facts["versions"]
-    lines = [
-        f"TensorFlow {versions['tensorflow']} (built for CUDA {versions['cuda']}, cuDNN {versions['cudnn']}), "
-        f"Python {versions['python']}",
-        f"{facts['device']} {facts['device_name']}, "
-        + (f"memory {facts['memory']}" if facts["memory"] else f"{facts['threads']} threads"),
-        f"{facts['precision']}{', TF32' * facts['tf32']}{', XLA' * facts['xla']}"
-        f"{', deterministic' * facts['deterministic']}, seed {args.seed}",
-    ]
-    if facts["device"] == "CPU" and args.device == "auto":
-        mend = f" ({gpu_missing()})" if nvidia_present() else ""
-        lines.append(f"No usable GPU{mend}: an epoch of 60,000 images takes about half an hour on 2 cores.")
-    return "\n".join(lines)

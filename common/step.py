@@ -74,7 +74,7 @@ def compile_steps(network, loss_function, train_input, test_input, xla):
     train(element, dropout_seeds, rate)  one step of gradient descent; rate is a float32 tensor
     evaluate(element, dropout_seeds)     a forward pass through the training network, dropout on
 
-    element is one of the input's batches; dropout_seeds is int64 [2, 2].
+    element is one of the input's batches; dropout_seeds is int64 [2, 2], on the CPU.
     """
     variables = network.trainable_variables
 
@@ -92,7 +92,7 @@ def compile_steps(network, loss_function, train_input, test_input, xla):
             tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
         # A sum of squares is NaN only if one of them is: overflow makes it infinite.
         squares = tf.add_n([tf.nn.l2_loss(variable) for variable in variables])
-        return tf.tensor_scatter_nd_update(measured, [[2]], [tf.cast(tf.math.is_nan(squares), tf.float64)])
+        return measured + tf.one_hot(2, 7 + len(LAYERS), tf.cast(tf.math.is_nan(squares), tf.float64))
 
     def evaluate(element, dropout_seeds):
         return forward(element, dropout_seeds, test_input, training=False)[1]

@@ -1,17 +1,15 @@
 """The loop over epochs: training steps, evaluation, and what a run knows of itself."""
 
 import dataclasses
-import datetime
 import math
-import textwrap
 import time
 
 from common.input import OpenCVInput, TensorFlowInput
+from common.report import Progress, describe, epoch_line, say
 from common.results import Iteration, Row
 from common.session import tf
 from common.step import LAYERS, Measured, compile_steps
 import numpy as np
-from tqdm import tqdm
 
 EVALUATION_BATCH = 1000  # the article's; batch norm takes its moments over it
 EVALUATION_PART = 200  # what goes through a network without batch norm at once, to need no more memory than a step
@@ -25,8 +23,13 @@ def shuffled(seed, epoch, size, batch_size):
 
 
 def dropout_seeds(seed, epoch, iteration):
-    """int64 [2, 2]: the seeds of the two dropouts of an iteration, a function of its arguments."""
-    return np.random.SeedSequence([seed, epoch, iteration]).generate_state(4, np.uint64).astype(np.int64).reshape(2, 2)
+    """int64 [2, 2]: the seeds of the two dropouts of an iteration, a function of its arguments.
+
+    A tensor on the CPU, where dropout reads it: from a GPU it would wait for the step before.
+    """
+    words = np.random.SeedSequence([seed, epoch, iteration]).generate_state(4, np.uint64)
+    with tf.device("/CPU:0"):
+        return tf.constant(words.astype(np.int64).reshape(2, 2))
 
 
 def verdict(measured, index, label, where):
@@ -43,22 +46,6 @@ def verdict(measured, index, label, where):
     }
 
 
-def describe(verdict):
-    """The verdict in a few lines of at most 80 columns."""
-    place = "evaluation" if verdict["iteration"] is None else f"iteration {verdict['iteration']}"
-    gap = f"{verdict['logit_gap']:.4g}"
-    apart = f"the logits are {gap} apart" if math.isfinite(verdict["logit_gap"]) else "the logits are not finite"
-    if verdict["cause"] == "log(0)":
-        apart += ", so that a softmax entry is 0"
-    largest = ", ".join(f"{name} {value:.3g}" for name, value in verdict["largest_activation"].items())
-    lines = [
-        f"epoch {verdict['epoch']}, {place}: the loss is not finite, by {verdict['cause']}",
-        f"{apart} at image {verdict['image']}, a {verdict['label']}",
-        *textwrap.wrap(f"largest activations: {largest}", 76),
-    ]
-    return "\n  ".join(lines)
-
-
 @dataclasses.dataclass
 class State:
     """Where a run stands, all of it but the network's variables; this is what a checkpoint keeps."""
@@ -66,11 +53,10 @@ class State:
     rows: list = dataclasses.field(default_factory=list)  # of Row, the epochs that are done
     trace: list = dataclasses.field(default_factory=list)  # of Iteration
     seen: list = dataclasses.field(default_factory=list)  # of Measured, the iterations of the epoch in hand
-    cause: dict | None = None  # why the loss first became non-finite
+    causes: list = dataclasses.field(default_factory=list)  # of dicts: why losses were not finite (verdict)
     nan_weights: dict | None = None  # {"epoch", "iteration"}, both counted from 1
     epoch_seconds: float = 0.0  # spent on the epoch in hand
-    wall_seconds: float = 0.0
-    started: str | None = None
+    stretches: list = dataclasses.field(default_factory=list)  # of dicts, see run.begin_stretch
 
     @classmethod
     def of(cls, kept):
@@ -86,20 +72,11 @@ def rounded(value):
     return float(str(np.float32(value)))
 
 
-def report(row, epochs):
-    """One line an epoch, in the article's manner."""
-    seconds = "" if row.seconds is None else f", {row.seconds:.0f} s"
-    print(
-        f"epoch {row.epoch}/{epochs}, loss {row.loss:.8g}, testing accuracy {row.accuracy:.4g}, "
-        f"training {row.train_accuracy:.3f}{seconds}",
-        flush=True,
-    )
-
-
 class Training:
     """The loop of one run.
 
-    save(step, state)  keeps a checkpoint; called after each epoch, every --save-minutes and when asked to stop
+    state              where the run stands, with the stretch that it now begins as the last one
+    save(step, state)  keeps a checkpoint; called every --save-minutes and when asked to stop
     stop               a Stop, or anything with a signal that is None until the run shall end
     """
 
@@ -113,6 +90,7 @@ class Training:
         self.iterations = len(dataset.train_labels) // args.batch_size
         self.evaluation_batch = EVALUATION_BATCH if hasattr(network, "running_means") else EVALUATION_PART
         self.steps_done, self.step_seconds = 0, 0.0
+        self.progress = Progress(args.epochs)
         self.clock = self.saved = time.perf_counter()
 
     @property
@@ -123,21 +101,26 @@ class Training:
     def count_time(self):
         now = time.perf_counter()
         self.state.epoch_seconds += now - self.clock
-        self.state.wall_seconds += now - self.clock
+        self.state.stretches[-1]["seconds"] += now - self.clock
         self.clock = now
 
     def save(self):
         self.count_time()
-        self.saved = self.clock
         self.save_checkpoint(self.epoch * (self.iterations + 1) + len(self.state.seen), self.state)
+        self.saved = time.perf_counter()
+
+    def save_when_due(self):
+        if time.perf_counter() - self.saved >= 60 * self.args.save_minutes:
+            self.save()
 
     def watch(self, measured, order, labels, iteration):
-        """Note, and print, why the loss is not finite, the first time that it is not."""
-        if self.state.cause is None and not math.isfinite(measured.loss):
+        """Note, and print, why a loss is not finite: once an evaluation, and not of weights that are NaN."""
+        where = {"epoch": self.epoch + 1, "iteration": iteration}
+        known = any(where.items() <= cause.items() for cause in self.state.causes)
+        if not (math.isfinite(measured.loss) or self.state.nan_weights or known):
             index = int(order[int(measured.image)])
-            where = {"epoch": self.epoch + 1, "iteration": iteration}
-            self.state.cause = verdict(measured, index, int(labels[index]), where)
-            tqdm.write(describe(self.state.cause))
+            self.state.causes.append(verdict(measured, index, int(labels[index]), where))
+            say(describe(self.state.causes[-1]))
 
     def train_epoch(self):
         """Go through the shuffled training set from where the state stands, adding to state.seen.
@@ -147,16 +130,7 @@ class Training:
         args, state, seen = self.args, self.state, self.state.seen
         order = shuffled(args.seed, self.epoch, len(self.dataset.train_labels), args.batch_size)
         rate = tf.constant(self.learning_rate(self.epoch), tf.float32)
-        bar = tqdm(
-            total=self.iterations * args.batch_size,
-            initial=len(seen) * args.batch_size,
-            desc=f"epoch {self.epoch + 1}/{args.epochs}",
-            unit=" images",
-            disable=None,
-            leave=False,
-            dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {rate_noinv_fmt}{postfix}",
-        )
+        self.progress.begin(self.epoch + 1, self.iterations * args.batch_size, len(seen) * args.batch_size)
         pending, flushed = [], time.perf_counter()
         for iteration, element in enumerate(self.train_input.batches(order[len(seen) :]), start=len(seen)):
             pending.append(self.train(element, dropout_seeds(args.seed, self.epoch, iteration), rate))
@@ -170,23 +144,27 @@ class Training:
                 self.watch(measured, order[len(seen) - 1], self.dataset.train_labels, len(seen))
                 if measured.nan_weights:
                     state.nan_weights = {"epoch": self.epoch + 1, "iteration": len(seen)}
-                    tqdm.write(f"epoch {self.epoch + 1}, iteration {len(seen)}: the weights are NaN and stay so")
+                    say(f"epoch {self.epoch + 1}, iteration {len(seen)}: the weights are NaN and stay so")
                     break
             self.step_seconds += time.perf_counter() - flushed
             self.steps_done += len(pending)
-            left = self.step_seconds / self.steps_done * ((args.epochs - self.epoch) * self.iterations - len(seen))
-            bar.set_postfix_str(
-                f"loss {seen[-1].loss:.1f}, accuracy {self.train_accuracy():.3f}, "
-                f"{datetime.timedelta(seconds=round(left))} left",
-                refresh=False,
+            step = self.step_seconds / self.steps_done
+            self.progress.update(
+                images=len(pending) * args.batch_size,
+                loss=self.train_loss(),
+                accuracy=self.train_accuracy(),
+                rate=args.batch_size / step,
+                seconds_left=step * ((args.epochs - self.epoch) * self.iterations - len(seen)),
             )
-            bar.update(len(pending) * args.batch_size)
-            pending, flushed = [], time.perf_counter()
             if state.nan_weights or asked:
                 break
-            if args.save_minutes and flushed - self.saved >= 60 * args.save_minutes:
-                self.save()
-        bar.close()
+            self.save_when_due()
+            pending, flushed = [], time.perf_counter()
+        self.progress.end()
+
+    def train_loss(self):
+        """Of the epoch so far, the mean of its batches."""
+        return np.mean([m.loss for m in self.state.seen])
 
     def train_accuracy(self):
         """Of the epoch so far."""
@@ -207,38 +185,42 @@ class Training:
         return rounded(loss), correct / size
 
     def finish_epoch(self):
-        """Evaluate and turn the epoch in hand into a row; the rest of the curve, too, once the weights are NaN."""
+        """Evaluate and turn the epoch in hand into a row, which it returns; all that follow, too, for NaN weights."""
         args, state, seen = self.args, self.state, self.state.seen
         evaluated = self.evaluate()
         self.count_time()
         row = Row(
             self.epoch + 1,
             *evaluated,
-            train_loss=rounded(np.mean([m.loss for m in seen])),
+            train_loss=rounded(self.train_loss()),
             train_accuracy=rounded(self.train_accuracy()),
             seconds=None if state.nan_weights else round(state.epoch_seconds, 2),
             logit_gap=rounded(np.max([m.gap for m in seen])),
         )
-        if args.trace:
-            before = len(state.trace)
-            state.trace += [
-                Iteration(before + number, rounded(m.loss), rounded(m.correct / args.batch_size), rounded(m.gap))
-                for number, m in enumerate(seen, start=1)
-            ]
-        report(row, args.epochs)
+        before = len(state.trace)
+        state.trace += [
+            Iteration(before + number, rounded(m.loss), rounded(m.correct / args.batch_size), rounded(m.gap))
+            for number, m in enumerate(seen, start=1)
+        ]
         state.rows.append(row)
         state.seen, state.epoch_seconds = [], 0.0
         if state.nan_weights:
             # Weights that are NaN stay so, and so does what this one evaluation of them showed.
             state.rows += [Row(later + 1, *evaluated) for later in range(self.epoch, args.epochs)]
-            print(f"the curve is filled to epoch {args.epochs} with this evaluation, not trained")
+        return row
 
     def run(self, write):
-        """Train to the last epoch, or until asked to stop; write(state) after each epoch."""
+        """Train to the last epoch, or until asked to stop; write(state) after each epoch, then its line."""
         while self.epoch < self.args.epochs and self.stop.signal is None:
             if len(self.state.seen) < self.iterations and not self.state.nan_weights:
                 self.train_epoch()
             if self.stop.signal is None:
-                self.finish_epoch()
+                row = self.finish_epoch()
+                write(self.state)
+                say(epoch_line(row, self.args.epochs))
+                if self.epoch < self.args.epochs:
+                    self.save_when_due()
+                elif self.state.nan_weights:
+                    say(f"the curve is filled to epoch {self.args.epochs} with this evaluation, not trained")
+        if self.epoch < self.args.epochs:
             self.save()
-            write(self.state)

@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 
-from common import arguments, data, run
+from common import arguments, data, session
 from common.cli import user_errors
 import numpy as np
 
@@ -54,8 +54,8 @@ def costs(function):
 def started(flags):
     """What alexnet1.py does with its flags before it trains."""
     args = arguments.parse("alexnet1.py", None, flags)
-    run.select(data.load(args.data_dir), args)
-    run.open_session(args)
+    data.select(data.load(args.data_dir), args)
+    session.open_session(args)
 
 
 def cases(folder):

@@ -75,7 +75,14 @@ def ours(number, precision, batch, device, xla=False):
     with tf.device(name):
         stop = argparse.Namespace(signal=None)
         training = Training(
-            script.AlexNet(), script.naive_loss, script.learning_rate, data.load(), args, State(), lambda *_: None, stop
+            script.AlexNet(),
+            script.naive_loss,
+            script.learning_rate,
+            data.load(),
+            args,
+            State(stretches=[{"seconds": 0.0}]),
+            lambda *_: None,
+            stop,
         )
         train, left = training.train, 0
 

@@ -1,7 +1,10 @@
 """What the tests share: the seven modules, a few real digits, and the skip of gpu tests."""
 
 import importlib
+import os
 from pathlib import Path
+
+os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # this process shares the GPU with those that tests start
 
 from common import data
 from common.input import resize_tensorflow
@@ -15,9 +18,15 @@ tf.get_logger().setLevel("ERROR")  # the tests retrace on purpose
 
 
 @pytest.fixture(autouse=True)
-def gpu_only(request):
-    if request.node.get_closest_marker("gpu") and not tf.config.list_physical_devices("GPU"):
+def device(request):
+    """The CPU for all but the gpu tests, also on a box with a GPU: some compare bits."""
+    if not request.node.get_closest_marker("gpu"):
+        with tf.device("/CPU:0"):
+            yield
+        return
+    if not tf.config.list_physical_devices("GPU"):
         pytest.skip("no GPU that TensorFlow can use")
+    yield
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +37,8 @@ def mnist():
 @pytest.fixture(scope="session")
 def pixels(mnist):
     """Four real digits, [4, 227, 227, 1]."""
-    return resize_tensorflow(mnist.train_images[:4])
+    with tf.device("/CPU:0"):
+        return resize_tensorflow(mnist.train_images[:4])
 
 
 @pytest.fixture(scope="session")
@@ -42,4 +52,5 @@ def experiment(request):
     """Each of the seven modules in turn, with its number and a network of its own: (number, module, network)."""
     module = importlib.import_module(f"alexnet{request.param}")
     tf.random.set_seed(0)
-    return request.param, module, module.AlexNet()
+    with tf.device("/CPU:0"):
+        return request.param, module, module.AlexNet()

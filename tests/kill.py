@@ -12,9 +12,10 @@ import sys
 import tempfile
 
 ROOT = Path(__file__).parent.parent
-FLAGS = ["--device", "cpu", "--train-size", "24", "--test-size", "10", "--batch-size", "4", "--epochs", "8", "--trace"]
+FLAGS = ["--device", "cpu", "--train-size", "24", "--test-size", "10", "--batch-size", "4", "--epochs", "8"]
+FLAGS += ["--save-minutes", "0.03"]
 NAME = "alexnet6-train24-test10-batch4-epochs8"
-PHASES = ("step", "evaluation", "csv", "json", "trace", "checkpoint")
+PHASES = ("step", "evaluation", "csv", "json", "trace", "checkpoint", "weights")
 
 # The run itself, with each phase announced on stdout; in the one it is told, at its n-th time, it kills itself after
 # some milliseconds.
@@ -53,6 +54,7 @@ def replace_announced(source, target):
 os.replace = replace_announced  # the file is written, but not yet in place
 loop.Training.evaluate = announce("evaluation", loop.Training.evaluate)
 loop.Checkpoints.save = announce("checkpoint", loop.Checkpoints.save)
+loop.write = announce("weights", loop.write)
 compile_steps = training.compile_steps
 def compiled(*given):
     train, evaluate = compile_steps(*given)
@@ -79,12 +81,14 @@ def run(folder, phase="none", times=0, delay=0.0):
 
 
 def outcome(folder):
-    """What a run leaves that must not depend on kills: curve without seconds, trace, record without times."""
+    """What a run leaves that must not depend on kills: curve without seconds, trace, weights, record without times."""
     rows = [line.split(",") for line in (folder / f"{NAME}.csv").read_text().splitlines()]
     record = json.loads((folder / f"{NAME}.json").read_text())
-    for key in ("started", "wall_seconds", "git_commit"):
-        del record[key]
-    return [row[:5] + row[6:] for row in rows], (folder / "trace" / f"{NAME}.csv").read_text(), record
+    for times in record, *record["stretches"]:
+        for key in {"started", "wall_seconds", "seconds"} & set(times):
+            del times[key]
+    contents = [path.read_bytes() for path in sorted(folder.glob(f"[tw]*/{NAME}.*"))]
+    return [row[:5] + row[6:] for row in rows], list(map(hash, contents)), record
 
 
 def main(kills):
@@ -96,9 +100,9 @@ def main(kills):
         while sum(hit.values()) < kills:
             phase = PHASES[sum(codes.values()) % len(PHASES)]
             delay = {"step": chance.uniform(0.05, 0.3), "evaluation": chance.uniform(0.02, 0.1)}.get(phase, 0.0)
-            if phase == "checkpoint":
+            if phase in ("checkpoint", "weights"):
                 delay = chance.uniform(0.0, 0.15)
-            code, inside = run(killed, phase, chance.randint(1, 3), delay)
+            code, inside = run(killed, phase, 1 if phase == "weights" else chance.randint(1, 3), delay)
             codes[code] += 1
             if code == -9:
                 hit[inside or "between"] += 1
@@ -107,7 +111,7 @@ def main(kills):
                 runs += 1
                 differences += outcome(killed) != reference
                 print(f"run {runs} is complete, {differences} differences so far", flush=True)
-                for path in killed.glob(f"{NAME}.*"):
+                for path in [*killed.glob(f"{NAME}.*"), *killed.glob(f"*/{NAME}.*")]:
                     path.unlink()
             else:
                 return 1

@@ -423,11 +423,11 @@ def lines(*statements):
 
 
 BIAS = 'conv2 = tf.nn.bias_add(conv2, self.biases["conv2"])'
-NORM = 'conv2 = self.batch_norm("conv2", conv2, [0, 1, 2], training)'
+NORM = 'conv2 = self.batch_norm("conv2", conv2, training)'
 RELU1, RELU2 = "conv1 = tf.nn.relu(conv1)", "conv2 = tf.nn.relu(conv2)"
-LRN = "conv1 = tf.nn.local_response_normalization(conv1, depth_radius=2, alpha=2e-5, beta=0.75, bias=1.0)"
-MOMENTS = "mean, variance = tf.nn.moments(inputs, axes)"
-RUNNING = "mean, variance = (mean, variance) if training else (self.running_means[name], self.running_variances[name])"
+LRN = "conv1 = local_response_normalization(conv1, depth_radius=2, alpha=2e-5, beta=0.75, bias=1.0)"
+OWN = "is_training=True"
+RUNNING = "is_training=training, mean=self.running_means[name], variance=self.running_variances[name]"
 HALVES = "tf.split(conv3, 2, axis=3)"
 POOL1, SAME = 'conv1, ksize=3, strides=2, padding="VALID"', 'conv1, ksize=3, strides=2, padding="SAME"'
 FUSED = Setting("he", "fused", True)
@@ -450,7 +450,7 @@ MISTAKES = (
     Mistake("epsilon 1e-5", 6, "logits", "batch_norm_epsilon = 1e-3", "batch_norm_epsilon = 1e-5"),
     Mistake("decay 0.99", 6, "running", "running_decay = 0.999", "running_decay = 0.99"),
     Mistake("moments moved in evaluation", 6, "evaluation", "if training:", "if True:"),
-    Mistake("evaluation by running moments", 6, "evaluation", MOMENTS, lines(MOMENTS, RUNNING)),
+    Mistake("evaluation by running moments", 6, "evaluation", OWN, RUNNING),
 )
 
 

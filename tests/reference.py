@@ -81,6 +81,22 @@ def local_response(inputs, composed):
     return inputs / (1.0 + 2e-5 * sums) ** 0.75
 
 
+def normalise(inputs, scale, beta, composed):
+    """Batch norm by the moments of inputs [..., n], which are returned too; composed of plain ops, or TensorFlow's.
+
+    TensorFlow's has no float64 kernel. The article's is the composed one; the two differ by rounding alone, but where
+    forward passes round differently a gradient shows it magnified: see parity.BOUND.
+    """
+    axes = list(range(len(inputs.shape) - 1))
+    mean, variance = tf.nn.moments(inputs, axes)
+    if composed:
+        outputs = tf.nn.batch_normalization(inputs, mean, variance, beta, scale, 0.001)
+    else:
+        images = inputs if len(axes) == 3 else tf.reshape(inputs, [-1, 1, 1, inputs.shape[-1]])
+        outputs = tf.reshape(v1.nn.fused_batch_norm(images, scale, beta, epsilon=0.001)[0], tf.shape(inputs))
+    return outputs, mean, variance
+
+
 def drop_out(inputs, mask):
     """Dropout by a mask of 0 and 2: a choice, as in graph mode today, that stops even a NaN.
 
@@ -99,7 +115,7 @@ def cross_entropy(logits, labels, method):
 class Reference:
     """The graph and Session of one experiment. Its variables are named conv1/weights, conv1/biases, ...
 
-    dtype float64 replaces LRN's kernel by plain ops. Values are NumPy arrays, by variable name.
+    dtype float64 replaces the kernels of LRN and batch norm by plain ops. Values are NumPy arrays, by variable name.
     """
 
     def __init__(self, experiment, dtype=tf.float32):
@@ -134,18 +150,18 @@ class Reference:
 
     def _batch_norm(self, name, inputs):
         """Normalise by the batch's own moments; every forward pass moves the running ones."""
-        size, axes = [inputs.shape[-1]], list(range(len(inputs.shape) - 1))
+        size = [inputs.shape[-1]]
         scale = self._variable(f"{name}/scale", size, v1.ones_initializer())
         beta = self._variable(f"{name}/beta", size, v1.zeros_initializer())
         running_mean = self._variable(f"{name}/running_mean", size, v1.zeros_initializer(), trainable=False)
         running_variance = self._variable(f"{name}/running_variance", size, v1.ones_initializer(), trainable=False)
-        mean, variance = tf.nn.moments(inputs, axes)
+        outputs, mean, variance = normalise(inputs, scale, beta, composed=self.dtype == tf.float64)
         moves = [
             v1.assign(running, running * 0.999 + moment * (1 - 0.999))
             for running, moment in ((running_mean, mean), (running_variance, variance))
         ]
         with tf.control_dependencies(moves):
-            return tf.nn.batch_normalization(inputs, mean, variance, offset=beta, scale=scale, variance_epsilon=0.001)
+            return tf.identity(outputs)
 
     def _activate(self, name, biased):
         self.biased[name] = biased

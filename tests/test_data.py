@@ -51,6 +51,13 @@ def test_another_set_is_read_and_told_apart(folder, mnist):
     assert data.load(folder).digest != loaded.digest
 
 
+def test_the_dotted_names_of_unpacked_mnist_are_read(folder):
+    loaded = data.load(folder)
+    for path in list(folder.iterdir()):
+        path.rename(folder / path.name.replace("-idx", ".idx"))
+    assert data.load(folder).digest == loaded.digest
+
+
 def test_mnist_in_another_folder_is_still_mnist(tmp_path):
     for path in data.SHIPPED.glob("*.gz"):
         (tmp_path / path.name).symlink_to(path)
@@ -158,6 +165,16 @@ def test_resize_equals_opencv_on_the_gpu(mnist):
     with tf.device("/GPU:0"):
         ours = resize_tensorflow(mnist.test_images[:200])
     assert np.abs(ours.numpy() - resize_opencv(mnist.test_images[:200])).max() <= 1e-5
+
+
+@pytest.mark.gpu
+def test_opencv_s_batches_come_from_the_cpu_in_a_gpu_s_scope(mnist):
+    import tensorflow as tf
+
+    source = OpenCVInput(mnist.train_images[:4], mnist.train_labels[:4])
+    with tf.device("/GPU:0"):
+        (batch,) = source.batches(np.array([[3, 1]], np.int32))
+    assert batch[1].numpy().tolist() == mnist.train_labels[[3, 1]].tolist()
 
 
 def test_both_inputs_give_the_same_batches_in_the_same_order(mnist):

@@ -1,5 +1,6 @@
 """The seven networks: shapes, parameter counts, initial values, learning rates, groups, batch norm, dropout."""
 
+import importlib
 import math
 
 from common.session import tf
@@ -170,19 +171,32 @@ def test_groups_equal_a_block_diagonal_convolution(pixels, seeds):
         np.testing.assert_allclose(ours[name], reference[name], rtol=1e-4, atol=1e-5 * np.abs(reference[name]).max())
 
 
-@pytest.mark.parametrize("name, shape, axes", [("conv3", [4, 5, 6, 384], (0, 1, 2)), ("fc2", [8, 4096], (0,))])
-def test_batch_norm(name, shape, axes):
-    network = alexnet6.AlexNet()
+@pytest.mark.parametrize("name, shape", [("conv3", [4, 5, 6, 384]), ("fc2", [8, 1, 1, 4096])])
+def test_batch_norm(name, shape):
+    network, axes = alexnet6.AlexNet(), (0, 1, 2)
     inputs = np.random.default_rng(0).normal(3, 2, shape).astype(np.float32)
     mean, variance = inputs.mean(axes), inputs.var(axes)
     network.scales[name].assign(network.scales[name] * 3)
     network.betas[name].assign(network.betas[name] + 7)
     for training in (False, True):
-        outputs = network.batch_norm(name, tf.constant(inputs), list(axes), training)
+        outputs = network.batch_norm(name, tf.constant(inputs), training)
         np.testing.assert_allclose(outputs, 7 + 3 * (inputs - mean) / np.sqrt(variance + 1e-3), rtol=1e-4, atol=1e-4)
         moved = 0.001 if training else 0  # the running statistics move in training alone
         np.testing.assert_allclose(network.running_means[name], moved * mean, rtol=1e-3, atol=1e-7)
         np.testing.assert_allclose(network.running_variances[name], 1 + moved * (variance - 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", [6, 7])
+@pytest.mark.parametrize("shape", [[2, 1, 1, 96], [4, 5, 6, 96]], ids=str)
+def test_the_running_variance_is_of_the_batch(number, shape, monkeypatch):
+    """Divided by all of its pixels, not by one less."""
+    module = importlib.import_module(f"alexnet{number}")
+    monkeypatch.setattr(module, "running_decay", 0.0)
+    network = module.AlexNet()
+    inputs = np.random.default_rng(0).normal(3, 2, shape).astype(np.float32)
+    network.batch_norm("conv1", tf.constant(inputs), training=True)
+    np.testing.assert_allclose(network.running_variances["conv1"], inputs.var((0, 1, 2), np.float64), rtol=1e-5)
+    np.testing.assert_allclose(network.running_means["conv1"], inputs.mean((0, 1, 2), np.float64), rtol=1e-5)
 
 
 def test_running_statistics_move_once_a_training_step(pixels, seeds):

@@ -4,8 +4,8 @@ import functools
 import importlib
 
 from common import arguments, data
+from common.data import select
 from common.input import resize_opencv, resize_tensorflow
-from common.run import select
 from common.session import tf
 from common.training import State, Training, dropout_seeds
 import numpy as np
@@ -149,6 +149,24 @@ def test_the_composed_lrn_is_tensorflows():
     ours, theirs = (reference.local_response(inputs, composed).numpy() for composed in (True, False))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     assert not np.allclose(theirs, inputs, rtol=0.1)
+
+
+@pytest.mark.parametrize("shape", [(4, 13, 13, 384), (4, 4096)], ids=["conv3", "fc2"])
+def test_tensorflows_batch_norm_is_the_composed_one(shape):
+    random = np.random.default_rng(0)
+    inputs, upstream = random.normal(3, 2, shape), random.normal(size=shape)
+    scale, beta = random.normal(1, 0.1, shape[-1]), random.normal(0, 0.1, shape[-1])
+
+    def outputs_and_gradients(dtype, composed):
+        given = [tf.constant(value, dtype) for value in (inputs, scale, beta)]
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            outputs = reference.normalise(*given, composed)[0]
+        return [outputs, *tape.gradient(outputs, given, tf.constant(upstream, dtype))]
+
+    exact = outputs_and_gradients(tf.float64, composed=True)
+    for value, expected in zip(outputs_and_gradients(tf.float32, composed=False), exact):
+        assert parity.relative_error(value, expected) < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ import argparse
 import json
 import math
 
+from common import data
 from common import run as loop
 from common.arguments import parse, run_name
+from common.cli import UserError
 from common.data import Dataset
+from common.report import Progress
 from common.results import complete, read_csv, read_record
 from common.session import tf
 from common.step import LAYERS
@@ -15,6 +18,8 @@ import numpy as np
 import pytest
 
 import alexnet1
+
+STRETCH = {"started": "2026-01-01", "seconds": 0.0}
 
 
 class Brightness(tf.Module):
@@ -40,11 +45,12 @@ def training(tmp_path, train, test, factor=200.0, epochs=3, batch=2, **more):
     )
     args = parse("x.py", None, ["--epochs", str(epochs), "--batch-size", str(batch), "--results-dir", str(tmp_path)])
     vars(args).update(more)
-    files, state, stop = loop.Files(tmp_path, "x", args), State(), argparse.Namespace(signal=None)
+    files, state, stop = loop.Files(tmp_path, "x", args), State(stretches=[STRETCH]), argparse.Namespace(signal=None)
     result = Training(
         Brightness(factor), alexnet1.naive_loss, lambda epoch: 0.1, dataset, args, state, lambda *_: None, stop
     )
     result.run(lambda state: files.write(state, {"experiment": "x"}))
+    files.write(state, {"experiment": "x"}, complete=True)
     return result, read_csv(files.csv), json.loads(files.record.read_text(), parse_constant=pytest.fail)
 
 
@@ -68,7 +74,8 @@ def test_nan_weights_end_training_and_fill_the_curve(tmp_path, capsys):
     assert len(rows) == 4 and all(math.isnan(row.loss) and row.accuracy == 1 for row in rows)
     assert all(row.seconds is None for row in rows) and rows[1].train_loss is None
     assert record["complete"] and record["filled_from_epoch"] == 2 and record["nan_loss_epoch"] == 1
-    cause = record["nan_cause"]
+    cause, *others = record["nan_causes"]
+    assert cause == record["nan_cause"] and not others  # the evaluation of NaN weights tells nothing
     assert (cause["cause"], cause["image"], cause["label"], cause["iteration"]) == ("log(0)", 9, 0, iteration)
     assert cause["logit_gap"] == pytest.approx(200, rel=0.01)
     out = capsys.readouterr().out
@@ -88,13 +95,47 @@ def test_a_nan_evaluation_loss_alone_does_not_stop_training(tmp_path):
     assert all(math.isfinite(row.train_loss) for row in rows)
     assert record["nan_loss_epoch"] == 1 and record["nan_weights"] is None and record["filled_from_epoch"] is None
     assert record["nan_cause"]["iteration"] is None and record["nan_cause"]["image"] == 2
+    assert [(cause["epoch"], cause["cause"]) for cause in record["nan_causes"]] == [(n, "log(0)") for n in (1, 2, 3)]
 
 
 def test_trace_has_every_iteration(tmp_path):
-    training(tmp_path, [0, 10, 20, 30, 40], [0, 0], trace=True)
+    training(tmp_path, [0, 10, 20, 30, 40], [0, 0])
     lines = (tmp_path / "trace" / "x.csv").read_text().splitlines()
     assert lines[0] == "iteration,train_loss,train_accuracy,logit_gap"
     assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_a_file_or_a_pipe_gets_a_line_after_a_minute_and_every_ten(capsys, monkeypatch):
+    clock = iter(range(0, 10**9, 30))  # seconds, a batch each
+    monkeypatch.setattr("common.report.time.perf_counter", lambda: now)
+    now = next(clock)
+    progress = Progress(epochs=2)
+    for epoch in 1, 2:
+        progress.begin(epoch, images=50, done=0)
+        for loss in range(25):
+            now = next(clock)
+            progress.update(
+                images=2, loss=loss, accuracy=0.5, rate=2 / 30, seconds_left=1500 * (3 - epoch) - now % 1500
+            )
+        progress.end()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "epoch 1/2, 8 %, 0.0667 images/s, loss 1.0 so far, 0:49:00 left"
+    assert [line.split(",")[:2] for line in lines[1:]] == [
+        ["epoch 1/2", " 88 %"],
+        ["epoch 2/2", " 68 %"],
+    ]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    progress = Progress(epochs=2)
+    progress.begin(1, images=4, done=2)
+    progress.bar.mininterval = 0
+    progress.update(images=2, loss=2302.6, accuracy=0.5, rate=10, seconds_left=61)
+    progress.end()
+    out, err = capsys.readouterr()
+    assert out == "" and "epoch 1/2 100%" in err and "loss 2302.6, accuracy 0.500, 0:01:01 left" in err
 
 
 def test_evaluation_in_parts_sums_up(tmp_path):
@@ -135,8 +176,9 @@ def test_shuffle_is_a_permutation_and_a_function_of_seed_and_epoch():
 
 def test_dropout_seeds_differ_between_iterations_epochs_runs_and_layers():
     seeds = [dropout_seeds(*key) for key in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0))]
-    assert seeds[0].shape == (2, 2) and len({tuple(pair) for seed in seeds for pair in seed.tolist()}) == 8
+    assert seeds[0].shape == (2, 2) and len({tuple(pair) for seed in seeds for pair in seed.numpy().tolist()}) == 8
     assert np.array_equal(seeds[1], dropout_seeds(0, 0, 1))
+    assert all(seed.device.endswith("CPU:0") for seed in seeds)
 
 
 def name(*flags, digest=None):
@@ -187,14 +229,14 @@ def test_a_bad_flag_costs_one_line_and_exit_code_2(flags, capsys):
 def test_sizes_beyond_the_data_are_refused(sizes, flag):
     args = argparse.Namespace(**{"train_size": None, "test_size": 30, "batch_size": 40, **sizes})
     dataset = Dataset(images(*[0] * 60), np.zeros(60), images(*[0] * 30), np.zeros(30), None)
-    with pytest.raises(loop.UserError, match=flag):
-        loop.select(dataset, args)
+    with pytest.raises(UserError, match=flag):
+        data.select(dataset, args)
 
 
 def test_the_whole_training_set_asked_for_by_its_size_is_the_default():
     args = argparse.Namespace(train_size=60, test_size=30, batch_size=40)
     dataset = Dataset(images(*[0] * 60), np.zeros(60), images(*[0] * 30), np.zeros(30), None)
-    assert len(loop.select(dataset, args).train_labels) == 60 and args.train_size is None
+    assert len(data.select(dataset, args).train_labels) == 60 and args.train_size is None
 
 
 def test_set_aside_never_overwrites(tmp_path):

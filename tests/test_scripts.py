@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shlex
 import subprocess
 import sys
 
@@ -92,6 +94,23 @@ def test_bad_input_costs_one_line(flags, words, tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and words in done.stderr and done.stderr.startswith("alexnet1.py: error: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["true", "head -n 1", ">&-", ">&- 2>&-", "< /dev/null 2>&-"])
+def test_an_output_that_has_gone_costs_nothing(how, tmp_path):
+    command = shlex.join([sys.executable, str(ROOT / "alexnet4.py"), *SMALL, "--results-dir", str(tmp_path)])
+    end = how if "&-" in how else f"| {how}"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} {end}"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows, record = files(tmp_path)
+    assert len(rows) == 2 and record["complete"]
+
+
+def test_help_fits_a_terminal_of_80_columns(tmp_path):
+    for number in range(1, 8):
+        command = [sys.executable, str(ROOT / f"alexnet{number}.py"), "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
+        assert max(map(len, done.stdout.splitlines())) <= 80 and "\nArticle:  " in done.stdout
 
 
 def test_xla_and_deterministic_runs(tmp_path):

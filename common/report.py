@@ -1,0 +1,103 @@
+"""What a run prints. Standard output may go away (a closed terminal, a broken pipe): the run goes on without it."""
+
+import contextlib
+import datetime
+import math
+import os
+import sys
+import textwrap
+import time
+
+from common.session import gpu_missing, nvidia_present
+from tqdm import tqdm
+
+FIRST_LINE, NEXT_LINE = 60, 600  # seconds until a run that has no bar says how fast it is
+
+
+def say(text):
+    """Print text, above the bar if there is one."""
+    try:
+        tqdm.write(text)
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def banner(facts, args):
+    """What the run really uses, in at most four lines of at most 80 columns where the device's name allows."""
+    versions = facts["versions"]
+    lines = [
+        f"TensorFlow {versions['tensorflow']} (built for CUDA {versions['cuda']}, cuDNN {versions['cudnn']}), "
+        f"Python {versions['python']}",
+        f"{facts['device']} {facts['device_name']}, "
+        + (f"memory {facts['memory']}" if facts["memory"] else f"{facts['threads']} threads"),
+        f"{facts['precision']}{', TF32' * facts['tf32']}{', XLA' * facts['xla']}"
+        f"{', deterministic' * facts['deterministic']}, seed {args.seed}",
+    ]
+    if facts["device"] == "CPU" and args.device == "auto" and nvidia_present():
+        lines.append(f"No usable GPU: {gpu_missing()}")
+    return "\n".join(lines)
+
+
+def describe(verdict):
+    """Why a loss is not finite (training.verdict), in a few lines of at most 80 columns."""
+    place = "evaluation" if verdict["iteration"] is None else f"iteration {verdict['iteration']}"
+    gap = f"{verdict['logit_gap']:.4g}"
+    apart = f"the logits are {gap} apart" if math.isfinite(verdict["logit_gap"]) else "the logits are not finite"
+    if verdict["cause"] == "log(0)":
+        apart += ", so that a softmax entry is 0"
+    largest = ", ".join(f"{name} {value:.3g}" for name, value in verdict["largest_activation"].items())
+    lines = [
+        f"epoch {verdict['epoch']}, {place}: the loss is not finite, by {verdict['cause']}",
+        f"{apart} at image {verdict['image']}, a {verdict['label']}",
+        *textwrap.wrap(f"largest activations: {largest}", 76),
+    ]
+    return "\n  ".join(lines)
+
+
+def epoch_line(row, epochs):
+    """One line an epoch, in the article's manner."""
+    seconds = "" if row.seconds is None else f", {row.seconds:.0f} s"
+    return (
+        f"epoch {row.epoch}/{epochs}, loss {row.loss:.8g}, testing accuracy {row.accuracy:.4g}, "
+        f"training {row.train_accuracy:.3f}{seconds}"
+    )
+
+
+class Progress:
+    """Inside an epoch: a bar on a terminal; in a file or a pipe a line after a minute, then every ten."""
+
+    def __init__(self, epochs):
+        self.epochs, self.due = epochs, time.perf_counter() + FIRST_LINE
+
+    def begin(self, epoch, images, done):
+        """The bar of an epoch counted from 1, of so many images, some of them done."""
+        self.bar = tqdm(
+            total=images,
+            initial=done,
+            desc=f"epoch {epoch}/{self.epochs}",
+            unit=" images",
+            disable=None,
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {rate_noinv_fmt}{postfix}",
+        )
+        self.epoch, self.images, self.done = epoch, images, done
+
+    def update(self, images, loss, accuracy, rate, seconds_left):
+        """So many images more; loss and accuracy of the last batch and of the epoch, images a second, for the run."""
+        self.done += images
+        left = f"{datetime.timedelta(seconds=round(seconds_left))} left"
+        if self.bar.disable:
+            if time.perf_counter() >= self.due:
+                self.due = time.perf_counter() + NEXT_LINE
+                share = f"{100 * self.done / self.images:.0f} %"
+                say(f"epoch {self.epoch}/{self.epochs}, {share}, {rate:.3g} images/s, loss {loss:.1f} so far, {left}")
+            return
+        with contextlib.suppress(OSError):
+            self.bar.set_postfix_str(f"loss {loss:.1f}, accuracy {accuracy:.3f}, {left}", refresh=False)
+            self.bar.update(images)
+
+    def end(self):
+        with contextlib.suppress(OSError):
+            self.bar.close()

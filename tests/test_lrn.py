@@ -1,0 +1,82 @@
+"""Local response normalization as mixed precision takes it on a CPU: values, gradients, overflow, NaN."""
+
+from common.lrn import local_response_normalization
+from common.session import BFLOAT16, tf
+import numpy as np
+import pytest
+
+ARTICLE = {"depth_radius": 2, "bias": 1.0, "alpha": 2e-5, "beta": 0.75}
+OTHER = {"depth_radius": 3, "bias": 2.0, "alpha": 1e-2, "beta": 0.6}
+
+
+@pytest.fixture(autouse=True)
+def mixed(monkeypatch):
+    """What --precision mixed sets, as the function sees it; the tests' own graphs stay float32."""
+    monkeypatch.setattr(tf.config.optimizer, "get_experimental_options", lambda: {BFLOAT16: True})
+
+
+def value_and_gradient(function, inputs, upstream, arguments):
+    """Of a tf.function, as in the step."""
+
+    @tf.function
+    def both(inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = function(inputs, **arguments)
+        return outputs, tape.gradient(outputs, inputs, upstream)
+
+    return [tensor.numpy() for tensor in both(tf.constant(inputs))]
+
+
+def ours_and_tensorflows(inputs, arguments=ARTICLE):
+    """Pairs of arrays: the values, the gradients."""
+    upstream = np.random.default_rng(1).normal(size=inputs.shape).astype(np.float32)
+    return zip(
+        value_and_gradient(local_response_normalization, inputs, upstream, arguments),
+        value_and_gradient(tf.nn.local_response_normalization, inputs, upstream, arguments),
+    )
+
+
+def activations(largest):
+    """Three in four are of a size up to largest, the rest 0 as ReLU leaves it: [2, 5, 5, 96]."""
+    random = np.random.default_rng(0)
+    values = random.uniform(-largest / 3, largest, [2, 5, 5, 96])
+    return np.maximum(values, 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("arguments", [ARTICLE, OTHER], ids=["article", "other"])
+@pytest.mark.parametrize("largest", [1, 1e3, 1e6, 1e12, 1e18])
+def test_values_and_gradients_are_tensorflows(largest, arguments):
+    # TensorFlow's power is an exponential of a logarithm, whose rounding grows with it.
+    logarithm = arguments["beta"] * np.log(arguments["bias"] + arguments["alpha"] * 7 * largest**2)
+    bound = np.finfo(np.float32).eps * (8 + logarithm)
+    for ours, theirs in ours_and_tensorflows(activations(largest), arguments):
+        # As a share of the largest, too: a gradient is a difference, and can be smaller than what cancels in it.
+        np.testing.assert_allclose(ours, theirs, rtol=bound, atol=bound * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_stays_in_its_pixel_and_fills_its_window(value):
+    inputs = activations(1)
+    inputs[1, 2, 3, 40] = value
+    for ours, theirs in ours_and_tensorflows(inputs):
+        np.testing.assert_array_equal(np.isnan(ours).any(axis=3), np.isnan(theirs).any(axis=3))
+        wrong = np.flatnonzero(np.isnan(ours[1, 2, 3]))
+        assert 40 in wrong and np.abs(wrong - 40).max() <= 4
+        assert np.isnan(theirs[1, 2, 3, wrong]).all()
+
+
+def test_nan_everywhere_stays_so():
+    for ours, _ in ours_and_tensorflows(np.full([1, 2, 2, 96], np.nan, np.float32)):
+        assert np.isnan(ours).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"auto_mixed_precision": True}], ids=["float32", "mixed on a GPU"])
+def test_elsewhere_it_is_tensorflows_own(monkeypatch, options):
+    monkeypatch.setattr(tf.config.optimizer, "get_experimental_options", lambda: options)
+    monkeypatch.setattr("common.lrn.forward", None)
+    inputs = activations(1e3)
+    np.testing.assert_array_equal(
+        local_response_normalization(tf.constant(inputs), **ARTICLE),
+        tf.nn.local_response_normalization(inputs, **ARTICLE),
+    )
