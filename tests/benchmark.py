@@ -5,7 +5,8 @@ python -m tests.benchmark --help      parts of it
 
 Every sample is a process of its own, and the contenders take turns, so that a machine whose speed drifts is the same to
 all of them: ratios are taken within a turn, and what is printed is the median of the turns and their range. PyTorch and
-JAX take part where they are installed. Ctrl-C prints the table of what has been measured until then.
+JAX take part where they are installed, and another commit's code where --other names a checkout of it. Ctrl-C prints
+the table of what has been measured until then.
 """
 
 import argparse
@@ -35,14 +36,19 @@ CHUNK = {False: 1, True: 100}  # steps between two looks at the clock, and befor
 LIMIT_SIZES = {False: (2048, 4096), True: (4096, 8192)}  # of square matrices
 
 
-def contenders(gpu, libraries):
-    """(name, precision, function of tests/peers.py, its options) in the order of a turn; libraries are installed."""
+def contenders(gpu, libraries, other=None):
+    """(name, precision, function of tests/peers.py, its options) in the order of a turn.
+
+    libraries are installed; other is the name of another checkout, None if there is none.
+    """
     pytorch = [("PyTorch", {}), ("PyTorch channels_last", {"channels_last": True})]
     if gpu:
         pytorch += [(f"{name}, compiled", {**options, "compiled": True}) for name, options in pytorch]
     for precision in "float32", "mixed":
         yield LIMIT, precision, None, {}
         yield THIS, precision, None, {}
+        if other:
+            yield other, precision, None, {}
         if precision == "float32":
             if gpu:
                 yield f"{THIS}, XLA", precision, None, {"xla": True}
@@ -192,7 +198,34 @@ def sample_limit(started, precision, device):
     return {"rate": max(rates), "bandwidth": best(2 * 4 * 2**28, tf.function(lambda x: x + 1), values)}
 
 
-def sample_run(started, experiment, device, train_size, epochs, steps):
+def sample_profile(started, experiment, precision, batch, device):
+    """Of a step with its operations one after the other: its milliseconds, and {operation: milliseconds}."""
+    from common.session import tf
+    from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
+
+    steps, spent, space = 3, {}, XSpace()
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    advance = ours(experiment, precision, batch, device)
+    advance(3)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        begun = time.perf_counter()
+        advance(steps)
+        whole = 1e3 * (time.perf_counter() - begun) / steps
+        tf.profiler.experimental.stop()
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        space.ParseFromString(path.read_bytes())
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            name, _, operation = plane.event_metadata[event.metadata_id].name.rpartition(":")
+            if name.startswith("CpuExecutable"):
+                operation = "XLA"
+            if name and not name.startswith(("Eager", "Kernel")):
+                spent[operation] = spent.get(operation, 0) + event.duration_ps / 1e9 / steps
+    return {"whole": whole, "spent": spent}
+
+
+def sample_run(started, experiment, device, precision, train_size, epochs, steps):
     """A whole run of a script, evaluation, checkpoints and files included, of so many steps an epoch (None: all).
 
     Returns seconds to the imports' end and to the first step's begin, of steps, evaluation and the rest, and peak MiB.
@@ -226,8 +259,8 @@ def sample_run(started, experiment, device, train_size, epochs, steps):
     training.compile_steps = compiled
     script = f"alexnet{experiment}.py"
     with tempfile.TemporaryDirectory() as folder:
-        flags = f"--device {device} --train-size {train_size} --epochs {epochs} --results-dir {folder}"
-        sys.argv = [script, *flags.split()]
+        flags = f"--device {device} --precision {precision} --train-size {train_size} --epochs {epochs}"
+        sys.argv = [script, *flags.split(), "--results-dir", folder]
         runpy.run_path(str(ROOT / script), run_name="__main__")
     spent = {part: sum(seconds for _, seconds in calls) for part, calls in spans.items()}
     facts = {"imported": imported, "begun": spans["step"][0][0], "steps": len(spans["step"])}
@@ -238,9 +271,9 @@ def sample_run(started, experiment, device, train_size, epochs, steps):
 def sample_machine(started, device):
     """What the samples are taken on, in a few lines."""
     from common.run import git_commit
-    from common.session import processor
+    from common.session import cpu_name
 
-    name = processor("model name") or platform.machine()
+    name = cpu_name()
     if device == "gpu":
         command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         name = subprocess.run(command, capture_output=True, text=True).stdout.strip() + ", " + name
@@ -256,10 +289,10 @@ def sample_libraries(started):
     return {name: importlib.metadata.version(name) for name in ("torch", "jax") if importlib.util.find_spec(name)}
 
 
-def sample(python=(sys.executable,), **job):
+def sample(python=(sys.executable,), folder=ROOT, **job):
     """A sample, taken by a process of its own; None, and a line on stderr, if it fails."""
     command = [*python, "-m", "tests.benchmark", "--sample", json.dumps({"started": time.time(), **job})]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if process.returncode:
         reason = (process.stderr.strip() or f"exit code {process.returncode}").splitlines()[-1]
         print(f"{job}: {reason}", file=sys.stderr, flush=True)
@@ -311,27 +344,50 @@ def table(samples, experiment, batch):
 def runs(device):
     """The lines of what whole runs of experiments 2 and 6 show: start, overhead, memory."""
     yield "Whole runs, batch 200: two epochs, evaluation, checkpoints and files included"
-    yield f"{'':8}{'images':>8}{'steps':>7}{'imports s':>11}{'first step at s':>17}{'outside it':>12}{'peak MiB':>10}"
-    for experiment, train_size, steps in ((2, 6000, None), (2, 6000, 5), (2, 60000, 5), (6, 6000, 5), (6, 60000, 5)):
-        job = {"experiment": experiment, "device": device, "train_size": train_size, "epochs": 2}
-        taken = sample(kind="run", **job, steps=None if device == "gpu" else steps)
+    yield f"{'':18}{'images':>8}{'steps':>7}{'imports s':>11}{'first step at s':>17}{'outside it':>12}{'peak MiB':>10}"
+    for experiment, precision, train_size, steps in (
+        (2, "float32", 6000, None),
+        (2, "float32", 60000, 5),
+        (2, "mixed", 60000, 5),
+        (6, "float32", 6000, 5),
+        (6, "float32", 60000, 5),
+        (6, "mixed", 60000, 5),
+    ):
+        job = {"experiment": experiment, "device": device, "precision": precision, "train_size": train_size}
+        taken = sample(kind="run", **job, epochs=2, steps=None if device == "gpu" else steps)
         if taken:
             # On a GPU a step's call returns before the step is done.
             outside = "" if device == "gpu" else f"{100 * taken['rest'] / (taken['rest'] + taken['step']):.2f} %"
             yield (
-                f"alexnet{experiment}{train_size:>8}{taken['steps']:>7}{taken['imported']:>11.1f}"
+                f"alexnet{experiment}, {precision:8}{train_size:>8}{taken['steps']:>7}{taken['imported']:>11.1f}"
                 f"{taken['begun']:>17.1f}{outside:>12}{taken['peak']:>10.0f}"
             )
+
+
+def profiles(experiment, batch):
+    """The lines of what a step's time goes to on a CPU, by the profiler, in both precisions."""
+    for precision in "float32", "mixed":
+        taken = sample(kind="profile", experiment=experiment, precision=precision, batch=batch, device="cpu")
+        if taken:
+            shares = {name: 100 * spent / taken["whole"] for name, spent in taken["spent"].items()}
+            products = sum(share for name, share in shares.items() if "Conv2D" in name or "MatMul" in name)
+            most = sorted(shares.items(), key=lambda pair: -pair[1])[:6]
+            yield f"  profile, {precision}: products and convolutions {products:.0f} % of {taken['whole']:.0f} ms"
+            yield "    " + ", ".join(f"{name} {share:.0f} %" for name, share in most)
+    yield ""
 
 
 def measure(args, libraries, experiment, batch, samples):
     """Let the contenders take their turns, and add what they reach to samples, as table takes them."""
     for turn in range(args.turns):
-        for name, precision, function, options in contenders(args.device == "gpu", libraries):
+        other = args.other and args.other.resolve()
+        for name, precision, function, options in contenders(args.device == "gpu", libraries, other and other.name):
             job = {"kind": "limit", "precision": precision, "device": args.device}
             if name != LIMIT:
                 job |= {"kind": "speed", "function": function, "options": options, "seconds": args.seconds}
                 job |= {"experiment": experiment, "batch": batch}
+            if other and name == other.name:
+                job["folder"] = other
             if function in ("pytorch", "jax"):
                 if turn >= args.peers:
                     continue
@@ -363,7 +419,9 @@ def main():
         metavar="COMMAND",
         help="the Python that has PyTorch and JAX, if it is another one",
     )
+    parser.add_argument("--other", type=Path, metavar="DIR", help="a checkout of another commit, to take turns as well")
     parser.add_argument("--no-runs", action="store_true", help="leave out the whole runs")
+    parser.add_argument("--profile", action="store_true", help="say what a step's time goes to, on a CPU")
     parser.add_argument("--sample", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.sample:
@@ -391,6 +449,8 @@ def main():
                 finally:
                     if samples:
                         print(*table(samples, experiment, batch), sep="\n", flush=True)
+                if args.profile:
+                    print(*profiles(experiment, batch), sep="\n", flush=True)
     except KeyboardInterrupt:
         print("stopped")
         sys.exit(130)
