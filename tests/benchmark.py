@@ -36,7 +36,7 @@ CHUNK = {False: 1, True: 100}  # steps between two looks at the clock, and befor
 LIMIT_SIZES = {False: (2048, 4096), True: (4096, 8192)}  # of square matrices
 
 
-def contenders(gpu, libraries, other=None):
+def contenders(gpu, libraries, other=None, precisions=("float32", "mixed")):
     """(name, precision, function of tests/peers.py, its options) in the order of a turn.
 
     libraries are installed; other is the name of another checkout, None if there is none.
@@ -44,7 +44,7 @@ def contenders(gpu, libraries, other=None):
     pytorch = [("PyTorch", {}), ("PyTorch channels_last", {"channels_last": True})]
     if gpu:
         pytorch += [(f"{name}, compiled", {**options, "compiled": True}) for name, options in pytorch]
-    for precision in "float32", "mixed":
+    for precision in precisions:
         yield LIMIT, precision, None, {}
         yield THIS, precision, None, {}
         if other:
@@ -218,9 +218,9 @@ def sample_profile(started, experiment, precision, batch, device):
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
             name, _, operation = plane.event_metadata[event.metadata_id].name.rpartition(":")
-            if name.startswith("CpuExecutable"):
-                operation = "XLA"
-            if name and not name.startswith(("Eager", "Kernel")):
+            if name == "CpuExecutable:":  # what XLA compiled
+                name, operation = "XLA", "XLA"
+            if name and not name.endswith(":") and name != "EagerLocalExecute":  # the rest is TensorFlow's own frames
                 spent[operation] = spent.get(operation, 0) + event.duration_ps / 1e9 / steps
     return {"whole": whole, "spent": spent}
 
@@ -381,7 +381,8 @@ def measure(args, libraries, experiment, batch, samples):
     """Let the contenders take their turns, and add what they reach to samples, as table takes them."""
     for turn in range(args.turns):
         other = args.other and args.other.resolve()
-        for name, precision, function, options in contenders(args.device == "gpu", libraries, other and other.name):
+        these = contenders(args.device == "gpu", libraries, other and other.name, args.precisions)
+        for name, precision, function, options in these:
             job = {"kind": "limit", "precision": precision, "device": args.device}
             if name != LIMIT:
                 job |= {"kind": "speed", "function": function, "options": options, "seconds": args.seconds}
@@ -405,6 +406,11 @@ def main():
             raise argparse.ArgumentTypeError(f"no {min(unknown)}; choose of 2,5,6")
         return numbers(text)
 
+    def precisions(text):
+        if unknown := set(text.split(",")) - {"float32", "mixed"}:
+            raise argparse.ArgumentTypeError(f"no {min(unknown)!r}; choose of float32,mixed")
+        return text.split(",")
+
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", type=experiments, default=[2, 5, 6], metavar="N,N", help="of 2, 5 and 6 (all)")
     parser.add_argument("--batches", type=numbers, default=[200, 50, 800], metavar="N,N", help="sizes (200,50,800)")
@@ -419,6 +425,7 @@ def main():
         metavar="COMMAND",
         help="the Python that has PyTorch and JAX, if it is another one",
     )
+    parser.add_argument("--precisions", type=precisions, default=["float32", "mixed"], metavar="P,P", help="(both)")
     parser.add_argument("--other", type=Path, metavar="DIR", help="a checkout of another commit, to take turns as well")
     parser.add_argument("--no-runs", action="store_true", help="leave out the whole runs")
     parser.add_argument("--profile", action="store_true", help="say what a step's time goes to, on a CPU")

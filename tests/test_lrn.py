@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 ARTICLE = {"depth_radius": 2, "bias": 1.0, "alpha": 2e-5, "beta": 0.75}
-OTHER = {"depth_radius": 3, "bias": 2.0, "alpha": 1e-2, "beta": 0.6}
+OTHER = {"depth_radius": 3, "bias": 2.0, "alpha": 1e-2, "beta": 0.75}
 
 
 @pytest.fixture(autouse=True)
@@ -71,12 +71,16 @@ def test_nan_everywhere_stays_so():
         assert np.isnan(ours).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"auto_mixed_precision": True}], ids=["float32", "mixed on a GPU"])
-def test_elsewhere_it_is_tensorflows_own(monkeypatch, options):
+@pytest.mark.parametrize(
+    "options, beta",
+    [({}, 0.75), ({"auto_mixed_precision": True}, 0.75), ({BFLOAT16: True}, 0.6)],
+    ids=["float32", "mixed on a GPU", "another beta"],
+)
+def test_elsewhere_it_is_tensorflows_own(monkeypatch, options, beta):
     monkeypatch.setattr(tf.config.optimizer, "get_experimental_options", lambda: options)
     monkeypatch.setattr("common.lrn.forward", None)
     inputs = activations(1e3)
     np.testing.assert_array_equal(
-        local_response_normalization(tf.constant(inputs), **ARTICLE),
-        tf.nn.local_response_normalization(inputs, **ARTICLE),
+        local_response_normalization(tf.constant(inputs), **ARTICLE | {"beta": beta}),
+        tf.nn.local_response_normalization(inputs, **ARTICLE | {"beta": beta}),
     )
