@@ -24,7 +24,7 @@ def compare(one, other):
     epochs = min(len(rows) for rows, _ in (one, other))
     first = min(len(losses) // len(rows) for rows, losses in (one, other))
     for begin in range(0, first, 100):
-        means = [np.mean(losses[begin : begin + 100]) for _, losses in (one, other)]
+        means = [np.mean(losses[begin : min(begin + 100, first)]) for _, losses in (one, other)]
         yield f"  iterations {begin + 1:3} to {min(begin + 100, first):3}{means[0]:12.2f}{means[1]:12.2f}"
     for epoch in range(epochs):
         rows = one[0][epoch], other[0][epoch]
