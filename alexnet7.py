@@ -4,7 +4,7 @@ Parent:   alexnet6.py
 Change:   the initial values of alexnet1.py.
 Article:  "does not converge", no figures.
 Ours:     loss nan, accuracy 0.085 from the first epoch on in 5 of 5 seeds (results/alexnet7.csv). It is log(0), no
-          explosion: with --loss fused it learns (results/alexnet7-fused-train20000-epochs1.csv).
+          explosion: with --loss fused it learns (results/short/alexnet7-fused-train20000-epochs1.csv).
 Diff:     diff alexnet6.py alexnet7.py
 """
 

@@ -1,20 +1,26 @@
-"""plot_results.py: the groups, the two figures, the table and the error lines; and read_csv on any bytes."""
+"""plot_results.py: the groups, the pictures, the tables and the error lines; and read_csv on any bytes."""
 
 import math
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
 from common.cli import UserError
-from common.results import Iteration, Row, read_csv, read_record, write_csv, write_record
+from common.curves import ARTICLE, article, fullest, load_groups, spread, title
+from common.pictures import draw, draw_gap, draw_iterations, look, looks, marked
+from common.results import Iteration, Row, read_csv, write_csv, write_record
+from common.tables import COMPARED, DETAILED, cell, comparison, details, share, short
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import matplotlib
 import matplotlib.pyplot as plt
+from matplotlib.text import Text
 import pytest
+from test_scripts import SMALL
 
 import plot_results
-from plot_results import ARTICLE, LOOKS, causes, cell, draw, load_groups, main, marked, short, spread, summary
+from plot_results import main
 
 matplotlib.use("Agg")
 NAN, INF = math.nan, math.inf
@@ -27,18 +33,25 @@ def close_figures():
     plt.close("all")
 
 
-def make(folder, name, losses, accuracies=None, record=True, nan_weights=None, epochs=None):
-    """Write a run of the given losses, 2 seconds an epoch, as the training loop would, and return its CSV's path."""
+def make(folder, name, losses, accuracies=None, record=True, nan_weights=None, epochs=None, cause=None, gap=None):
+    """Write a run of the given losses, 2 seconds an epoch, as the training loop would, and return its CSV's path.
+
+    cause is (kind, epoch, iteration, logit gap) of the first loss that was not finite.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     accuracies = accuracies or [0.085 if math.isnan(loss) else 0.95 if loss < 300 else 0.1 for loss in losses]
     rows = []
     for epoch, (loss, accuracy) in enumerate(zip(losses, accuracies), start=1):
         trained = nan_weights is None or epoch < nan_weights
-        rows.append(Row(epoch, loss, accuracy, loss / 5, accuracy, 2.0) if trained else Row(epoch, loss, accuracy))
+        rest = (
+            (loss / 5, accuracy, 2.0, gap and gap[epoch - 1]) if trained else (None, None, None, gap and gap[epoch - 1])
+        )
+        rows.append(Row(epoch, loss, accuracy, *rest))
     write_csv(folder / f"{name}.csv", rows)
     if record:
         facts = {"complete": epochs is None, "arguments": {"epochs": epochs or len(losses)}}
         facts["nan_weights"] = nan_weights and {"epoch": nan_weights, "iteration": 7}
+        facts["nan_cause"] = cause and dict(zip(("cause", "epoch", "iteration", "logit_gap"), cause))
         write_record(folder / f"{name}.json", {"experiment": name[:8], **facts})
     return folder / f"{name}.csv"
 
@@ -50,7 +63,10 @@ def drop(epoch, length=10, low=40.0):
 
 def curves(axes):
     """{label: line} of the curves, without crosses and the article's markers."""
-    return {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_")}
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    return {
+        label: line for label, line in lines.items() if not label.startswith("_") and line.get_linestyle() != "None"
+    }
 
 
 def crosses(axes):
@@ -58,16 +74,38 @@ def crosses(axes):
     return sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines() if line.get_marker() == "x")
 
 
+def bars(axes):
+    """{lane: {epoch: height}} of the strip's bars, those of no height left out."""
+    lanes = {}
+    for bar in axes.patches:
+        if bar.get_height():
+            epoch, height = round(bar.get_x() + 0.5), -bar.get_height() / 0.7
+            lanes.setdefault(round(bar.get_y()), {})[epoch] = round(height, 3)
+    return lanes
+
+
+def hollow(axes):
+    """{(colour, epochs)} of the article's markers."""
+    lines = [line for line in axes.get_lines() if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
+    return {(line.get_color(), tuple(line.get_xdata())) for line in lines}
+
+
+def texts_overlap(axes):
+    """Whether any two texts in a plot, its title among them, cover each other."""
+    axes.figure.canvas.draw()
+    texts = [child for child in axes.get_children() if isinstance(child, Text) and child.get_text()]
+    boxes = [text.get_window_extent() for text in texts]
+    return any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+
+
 def legend_texts(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def table_row(text, name):
-    """The cells of the line that begins with name, or of the line below if the name fills its own; without the name."""
-    lines = text.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.split()[:1] == [name])
-    cells = lines[at].split()[1:]
-    return cells if len(cells) > 3 else lines[at + 1].split()
+def table(groups, render=comparison):
+    """{first cell: the others} of a table's rows, as Markdown has them."""
+    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in render(groups, markdown=True).splitlines()]
+    return {first: cells for first, *cells in rows[2:]}
 
 
 # Groups
@@ -80,13 +118,17 @@ def test_groups_by_name_without_seed(tmp_path):
     (tmp_path / "trace").mkdir()
     (tmp_path / "trace" / "alexnet2.csv").write_text("iteration,train_loss\n1,2\n")
     (tmp_path / "alexnet2.csv.old1").write_text("moved aside")
+    (tmp_path / "notes.csv").write_text("of somebody")
+    make(tmp_path / "short", "alexnet2-epochs1", [2300.0])
+    make(tmp_path, "alexnet10", [2300.0])
     groups = load_groups([tmp_path])
-    assert {group: len(runs) for group, runs in groups.items()} == {
-        "alexnet2": 3,
-        "alexnet2-fused": 1,
-        "alexnet6-train2000-test500-epochs2": 1,
-        "alexnet7-fused": 1,
-    }
+    assert [(group, len(runs)) for group, runs in groups.items()] == [
+        ("alexnet2", 3),
+        ("alexnet2-fused", 1),
+        ("alexnet6-train2000-test500-epochs2", 1),
+        ("alexnet7-fused", 1),
+        ("alexnet10", 1),
+    ]
 
 
 def test_the_same_file_twice_is_one_run(tmp_path):
@@ -104,13 +146,29 @@ def test_record_tells_of_progress_and_of_nan_weights(tmp_path):
     assert (four.epochs, four.nan_weights) == (1, 0)
 
 
+def test_the_fullest_runs_of_the_protocol_are_shown(tmp_path):
+    make(tmp_path, "alexnet2", drop(3, 3), epochs=50)
+    make(tmp_path, "alexnet2-mixed", drop(3, 10))
+    make(tmp_path, "alexnet3", drop(3))
+    make(tmp_path, "alexnet3-mixed", drop(3))
+    make(tmp_path, "alexnet4", drop(3))
+    for seed in ("", "-seed1"):
+        make(tmp_path, f"alexnet4-mixed{seed}", drop(3))
+    for name in ("2-fused-mixed", "2-epochs12", "5-train2000", "6-test500", "7-batch50", "7-opencv", "1-data1a2b3c4d"):
+        make(tmp_path, f"alexnet{name}", drop(3, 12))
+    groups = load_groups([tmp_path])
+    assert list(fullest(groups)) == ["alexnet2-mixed", "alexnet3", "alexnet4-mixed"]
+    assert list(fullest(groups, ["fused"]))[:2] == ["alexnet2-mixed", "alexnet2-fused-mixed"]
+    assert len(fullest(groups, ["fused"])) == 4
+
+
 # Figures
 
 
 def test_a_plateau_and_its_drop_are_drawn_as_they_are(tmp_path):
     make(tmp_path, "alexnet2", drop(4))
     groups = load_groups([tmp_path])
-    (axes,) = draw(groups, "loss").axes
+    (axes,) = draw(groups, "loss", {}).axes
     (line,) = [line for label, line in curves(axes).items() if label == "2 stddev 0.01"]
     assert list(line.get_xdata()) == list(range(1, 11)) and list(line.get_ydata()) == drop(4)
     assert (axes.get_yscale(), axes.get_xlabel()) == ("log", "epoch")
@@ -118,59 +176,90 @@ def test_a_plateau_and_its_drop_are_drawn_as_they_are(tmp_path):
     low, high = axes.get_ylim()
     assert low < 40 and high > 2303 and crosses(axes) == []
     assert any(text.get_text() == "chance: 1,000 ln 10 = 2,302.6" for text in axes.texts)
-    (axes,) = draw(groups, "accuracy").axes
+    assert [text.get_text() for text in axes.texts][-1] == "2"  # where the line ends
+    assert list(axes.get_xticks()) == list(range(1, 11))
+    (axes,) = draw(groups, "accuracy", {}).axes
     assert list(curves(axes)["2 stddev 0.01"].get_ydata()) == [0.1] * 3 + [0.95] * 7
-    assert (axes.get_yscale(), axes.get_ylabel()) == ("linear", "test accuracy")
 
 
-def test_all_seven_have_their_colour_label_and_marker(tmp_path):
-    for number in LOOKS:
+@pytest.mark.parametrize("best", [0.991, 1.0])
+def test_accuracies_near_1_are_apart(tmp_path, best):
+    make(tmp_path, "alexnet2", [30.0] * 50, [0.085] + [0.987] * 49)
+    make(tmp_path, "alexnet6", [30.0] * 50, [0.987] + [best] * 49)
+    (axes,) = draw(load_groups([tmp_path]), "accuracy", {}).axes
+    nan, worse, better = axes.transAxes.inverted().transform(
+        axes.transData.transform([(1, a) for a in (0.085, 0.987, best)])
+    )
+    assert 0 < nan[1] < 0.1 and worse[1] + 0.05 < better[1] < 1
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert {"0", "0.9", "0.98"} <= set(labels) and list(axes.get_xticks()) == [1, *range(5, 51, 5)]
+
+
+def test_lines_that_lie_on_each_other_take_turns(tmp_path):
+    for number, losses in {2: drop(6), 3: drop(5), 4: [50.0] * 10, 5: drop(9)}.items():
+        make(tmp_path, f"alexnet{number}", losses)
+    (axes,) = draw(load_groups([tmp_path]), "loss", {}).axes
+    patterns = {line.get_color(): line._unscaled_dash_pattern for line in axes.get_lines() if line.is_dashed()}
+    dashed = {number: patterns[look(number)["color"]] for number in (2, 3, 4, 5)}
+    assert [offset for offset, _ in dashed.values()] == [0, 5, 0, 10]
+    assert all(pattern == (5, 10) for _, pattern in dashed.values())
+    make(tmp_path / "apart", "alexnet2", drop(6))
+    make(tmp_path / "apart", "alexnet4", [50.0] * 10)
+    (axes,) = draw(load_groups([tmp_path / "apart"]), "loss", {}).axes
+    assert not any(line.is_dashed() for line in axes.get_lines())
+
+
+def test_all_experiments_have_their_colour_label_and_marker(tmp_path):
+    for number in ARTICLE:
         make(tmp_path, f"alexnet{number}", [100.0] * 3)
-    lines = curves(draw(load_groups([tmp_path]), "accuracy").axes[0])
-    assert [(label, line.get_marker(), line.get_color()) for label, line in lines.items()] == list(LOOKS.values())
-    assert [len(set(column)) for column in zip(*LOOKS.values())] == [7, 7, 7]
+    lines = curves(draw(load_groups([tmp_path]), "accuracy", {}).axes[0])
+    assert list(lines) == [f"{number} {title(number)}" for number in ARTICLE]
+    drawn = [(line.get_color(), line.get_marker()) for line in lines.values()]
+    assert drawn == [tuple(look(number).values()) for number in ARTICLE]
+    assert [len(set(column)) for column in zip(*drawn)] == [7, 7]
+    assert len({tuple(look(number).values()) for number in range(1, 50)}) == 49
 
 
 def test_a_late_nan_shows_on_curve_and_strip(tmp_path):
     make(tmp_path, "alexnet2", [2300.0, 30.0, NAN, NAN], nan_weights=3)
-    figure = draw(load_groups([tmp_path]), "loss")
+    make(tmp_path, "alexnet2-fused", [2300.0, NAN, NAN, NAN], nan_weights=2)
+    figure = draw(load_groups([tmp_path]), "loss", {})
     strip, axes = figure.axes
-    assert crosses(axes) == [(2, 30.0)]
-    assert [x for x, _ in crosses(strip)] == [3]
-    assert [tick.get_text() for tick in strip.get_yticklabels()] == ["2"] and strip.get_ylabel() == "NaN in"
-    assert [math.isnan(y) for y in strip.get_lines()[0].get_ydata()] == [True, True, False, False]
-    assert "last loss before NaN" in legend_texts(figure)
-    figure = draw(load_groups([tmp_path]), "accuracy")
-    assert crosses(figure.axes[0]) == [(3, 0.085)] and "weights turned NaN" in legend_texts(figure)
+    assert crosses(axes) == [(1, 2300.0), (2, 30.0)] and crosses(strip) == []
+    assert [tick.get_text() for tick in strip.get_yticklabels()] == ["2", "2 fused"]
+    assert strip.get_ylabel() == "NaN in" and bars(strip) == {0: {3: 1, 4: 1}, 1: {2: 1, 3: 1, 4: 1}}
+    assert "the last loss before NaN" in legend_texts(figure)
+    figure = draw(load_groups([tmp_path]), "accuracy", {})
+    assert crosses(figure.axes[0]) == [(2, 0.085), (3, 0.085)] and "the weights turn NaN" in legend_texts(figure)
 
 
 def test_nan_from_the_first_epoch_is_in_sight(tmp_path):
     make(tmp_path, "alexnet1", [NAN] * 5, nan_weights=1)
     make(tmp_path, "alexnet7", [NAN] * 5, nan_weights=1)
-    figure = draw(load_groups([tmp_path]), "loss")
+    figure = draw(load_groups([tmp_path]), "loss", {})
     strip, axes = figure.axes
-    assert crosses(strip) == [(1, 0.0), (1, 1.0)] and crosses(axes) == []
+    assert {lane: len(epochs) for lane, epochs in bars(strip).items()} == {0: 5, 1: 5} and crosses(axes) == []
     assert [tick.get_text() for tick in strip.get_yticklabels()] == ["1", "7"]
-    assert legend_texts(figure)[:2] == [LOOKS[1][0], LOOKS[7][0]]
+    assert legend_texts(figure)[:2] == [f"1 {title(1)}", f"7 {title(7)}"]
     assert all(math.isfinite(limit) for limit in axes.get_ylim())
 
 
 def test_nan_loss_with_finite_weights_leaves_a_gap_and_the_accuracy(tmp_path):
     make(tmp_path, "alexnet5", [100.0, NAN, 50.0, NAN, 40.0, INF], [0.95] * 6)
     groups = load_groups([tmp_path])
-    strip, axes = draw(groups, "loss").axes
-    (line,) = [line for label, line in curves(axes).items() if label == LOOKS[5][0]]
+    strip, axes = draw(groups, "loss", {}).axes
+    line = curves(axes)[f"5 {title(5)}"]
     assert [math.isnan(y) for y in line.get_ydata()] == [False, True, False, True, False, True]
     assert {0, 2, 4} <= set(line.get_markevery())
-    assert strip.get_ylabel() == "NaN, inf in"
-    assert crosses(draw(groups, "accuracy").axes[0]) == []
-    assert table_row(summary(groups), "alexnet5")[:5] == ["1", "1", "2", "-", "inf"]
+    assert strip.get_ylabel() == "NaN, inf in" and list(bars(strip)[0]) == [2, 4, 6]
+    assert crosses(draw(groups, "accuracy", {}).axes[0]) == []
+    assert table(groups)["5 ours"][2] == "2" and table(groups, details)["5"][-1] == "-"
 
 
 def test_seeds_become_a_median_and_a_band(tmp_path):
     for seed, epoch in enumerate((4, 6, 5)):
         make(tmp_path, f"alexnet3-seed{seed}", drop(epoch))
-    figure = draw(load_groups([tmp_path]), "loss")
+    figure = draw(load_groups([tmp_path]), "loss", {})
     (axes,) = figure.axes
     assert list(curves(axes)["3 step learning-rate decay (3 seeds)"].get_ydata()) == drop(5)
     (band,) = axes.collections
@@ -186,37 +275,68 @@ def test_a_nan_seed_leaves_the_median_not_the_picture(tmp_path):
     median, low, high = spread(groups["alexnet2"], "loss")
     assert median[:3] == (9.0, 15.0, 19.5) and math.isnan(median[3])  # at 4 one of four is finite: no median
     assert low == (9.0, 9.0, 9.0, 9.0) and high == (9.0, 30.0, 30.0, 9.0)
-    strip, axes = draw(groups, "loss").axes
-    assert crosses(axes) == [(2, 10.0), (2, 20.0), (3, 30.0)] and [x for x, _ in crosses(strip)] == [3, 3, 4]
+    figure = draw(groups, "loss", {})
+    strip, axes = figure.axes
+    assert crosses(axes) == [(3, 19.5)] and bars(strip) == {0: {3: 0.5, 4: 0.75}}
+    assert "share of the seeds that are NaN" in legend_texts(figure)
     assert spread(groups["alexnet2"], "accuracy")[1][3] == 0.085
+    assert crosses(draw(groups, "accuracy", {}).axes[0]) == [(3, spread(groups["alexnet2"], "accuracy")[0][2])]
+
+
+def test_many_seeds_do_not_bury_the_curve(tmp_path):
+    for seed in range(40):
+        losses = [NAN if epoch >= 5 + seed % 9 else loss for epoch, loss in enumerate(drop(3, 20), start=1)]
+        make(tmp_path, f"alexnet2-seed{seed}", losses, nan_weights=5 + seed % 9)
+    for field in ("loss", "accuracy"):
+        *_, axes = draw(load_groups([tmp_path]), field, {}).axes
+        assert len(crosses(axes)) == 1 and len(axes.get_lines()) <= 3
 
 
 def test_what_is_not_the_protocol_is_dashed_and_named(tmp_path):
     for name in ("alexnet2", "alexnet2-fused", "alexnet2-batch50"):
         make(tmp_path, name, drop(4))
-    lines = curves(draw(load_groups([tmp_path]), "accuracy").axes[0])
-    assert list(lines) == ["2 stddev 0.01", "alexnet2-batch50", "alexnet2-fused"]
+    lines = curves(draw(load_groups([tmp_path]), "accuracy", {}).axes[0])
+    assert list(lines) == ["2 stddev 0.01", "2 batch50", "2 fused"]
     assert [line.is_dashed() for line in lines.values()] == [False, True, True]
     assert len({str(line._unscaled_dash_pattern) for line in lines.values()}) == 3
     assert len({line.get_color() for line in lines.values()}) == 1
 
 
+def test_mixed_precision_is_a_full_member_and_said_once(tmp_path):
+    for name in ("alexnet1", "alexnet2-mixed", "alexnet2-mixed-seed1", "alexnet6-mixed", "alexnet7-fused-mixed"):
+        make(tmp_path, name, drop(4))
+    groups = load_groups([tmp_path])
+    figure = draw(groups, "loss", {})
+    lines = curves(figure.axes[0])
+    assert list(lines)[1:] == ["2 stddev 0.01 (2 seeds)", "6 batch norm", "7 fused"]
+    assert [line.is_dashed() for line in lines.values()] == [False, False, False, True]
+    assert "in mixed precision: 2, 6, 7 fused" in legend_texts(figure)
+    assert "in mixed precision: all" in legend_texts(
+        draw(fullest({"alexnet2-mixed": groups["alexnet2-mixed"]}), "loss", {})
+    )
+    make(tmp_path, "alexnet2", drop(5))
+    styles = looks(load_groups([tmp_path]))
+    assert [styles[name]["label"] for name in ("alexnet2", "alexnet2-mixed")] == ["2 stddev 0.01", "2 mixed (2 seeds)"]
+    assert styles["alexnet2-mixed"]["linestyle"] != "-"
+
+
 def test_other_test_sizes_change_axis_label_and_chance(tmp_path):
     make(tmp_path, "alexnet6-train2000-test500-epochs2", [600.0, 100.0])
     groups = load_groups([tmp_path])
-    (axes,) = draw(groups, "loss").axes
+    (axes,) = draw(groups, "loss", {}).axes
     assert axes.get_ylabel() == "test loss (sum over 500 images)"
-    assert [text.get_text() for text in axes.texts] == ["chance: 500 ln 10 = 1,151.3"]
-    assert "each run's" in draw(groups, "loss", article=True).axes[0].get_ylabel()
+    assert [text.get_text() for text in axes.texts][:1] == ["chance: 500 ln 10 = 1,151.3"]
+    assert "each run's" in draw(groups, "loss", {6: ARTICLE[6][1]}).axes[0].get_ylabel()
     make(tmp_path, "alexnet6-test10", [20.0])
-    (axes,) = draw(load_groups([tmp_path]), "loss").axes
-    assert axes.get_ylabel() == "test loss (sum over each run's test images)" and not axes.texts
+    (axes,) = draw(load_groups([tmp_path]), "loss", {}).axes
+    assert axes.get_ylabel() == "test loss (sum over each run's test images)"
+    assert not any("chance" in text.get_text() for text in axes.texts)
 
 
 def test_a_single_epoch_has_a_marker_and_room(tmp_path):
     make(tmp_path, "alexnet4", [170.0])
     for field in ("loss", "accuracy"):
-        (axes,) = draw(load_groups([tmp_path]), field).axes
+        (axes,) = draw(load_groups([tmp_path]), field, {}).axes
         assert curves(axes)["4 get_variable"].get_markevery() == [0]
         assert axes.get_xlim() == (0.5, 1.5) and axes.get_ylim()[0] < axes.get_ylim()[1]
 
@@ -229,86 +349,191 @@ def test_every_curve_has_markers(length, number):
 
 
 def test_unfinished_runs_say_so(tmp_path):
-    make(tmp_path, "alexnet2", drop(3, 4), epochs=50)
+    make(tmp_path, "alexnet2-mixed", drop(3, 4), epochs=50)
     make(tmp_path, "alexnet3", drop(3, 10))
     make(tmp_path, "alexnet3-seed1", drop(3, 2), epochs=50)
     groups = load_groups([tmp_path])
-    texts = legend_texts(draw(groups, "loss"))
+    texts = legend_texts(draw(groups, "loss", {}))
     assert texts[:2] == ["2 stddev 0.01 (epoch 4 of 50)", "3 step learning-rate decay (2 seeds, 1 unfinished)"]
     assert len(spread(groups["alexnet3"], "loss")[0]) == 10
-    assert "alexnet2 (epoch 4 of 50)" in summary(groups) and "alexnet3 (1 unfinished)" in summary(groups)
+    assert {"2 ours mixed (epoch 4 of 50)", "3 ours (1 unfinished)"} <= set(table(groups))
 
 
 @pytest.mark.parametrize("losses", [[0.0], [1e30, 5.0], [-1.0, 0.0], [INF], [-INF, 2.0]])
 def test_odd_losses_draw(tmp_path, losses):
-    make(tmp_path, "alexnet1-fused", losses, [0.1] * len(losses))
-    figure = draw(load_groups([tmp_path]), "loss")
-    figure.canvas.draw()
-    assert summary(load_groups([tmp_path]))
+    make(tmp_path, "alexnet1-fused", losses, [0.1] * len(losses), gap=losses)
+    groups = load_groups([tmp_path])
+    for figure in (draw(groups, "loss", {}), draw(groups, "accuracy", {}), draw_gap(groups)):
+        figure.canvas.draw()
+    assert comparison(groups) and details(groups)
 
 
 def test_the_articles_points(tmp_path):
     for number in (1, 2, 7):
-        make(tmp_path, f"alexnet{number}", [NAN] * 3 if number != 2 else drop(2, 3))
-    figure = draw(load_groups([tmp_path]), "loss", article=True)
+        make(tmp_path, f"alexnet{number}", [NAN] * 3 if number != 2 else drop(2, 3), epochs=50)
+    make(tmp_path, "alexnet6-epochs1", [40.0])
+    make(tmp_path, "alexnet4-train2000", [40.0] * 50)
+    make(tmp_path, "alexnet8", [40.0])
+    groups = load_groups([tmp_path])
+    points = article(groups)
+    assert points == {1: ARTICLE[1][1], 2: ARTICLE[2][1], 6: {1: ARTICLE[6][1][1]}}
+    figure = draw(groups, "loss", points)
     strip, axes = figure.axes
-    hollow = [line for line in axes.get_lines() if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
-    shown = {(line.get_color(), tuple(line.get_xdata())) for line in hollow}
-    assert (LOOKS[2][2], tuple(ARTICLE[2])) in shown and len(shown) == 2
-    hollow = [line for line in strip.get_lines() if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
-    assert [list(line.get_xdata()) for line in hollow] == [[1, 2, 3, 4], [47, 48, 49, 50]]
-    assert axes.get_xlim()[1] > 50 and "the article's figures" in legend_texts(figure)
+    assert (look(2)["color"], tuple(ARTICLE[2][1])) in hollow(axes) and len(hollow(axes)) == 3
+    assert hollow(strip) == {(look(1)["color"], (1, 2, 3, 4)), (look(2)["color"], (47, 48, 49, 50))}
+    assert axes.get_xlim()[1] > 50 and "hollow: the article's figures" in legend_texts(figure)
+    assert len(hollow(draw(groups, "accuracy", points).axes[0])) == 3
+    assert set(article(groups, ARTICLE)) == {1, 2, 3, 5, 6}
+    figure = draw(groups, "loss", article(groups, ARTICLE))
+    assert "3 step learning-rate decay (the article)" in legend_texts(figure)
 
 
 def test_article_holds_what_it_reports():
-    assert set(ARTICLE) == set(LOOKS) == set(range(1, 8)) and ARTICLE[7] == {}
-    assert list(ARTICLE[1]) == [1, 2, 3, 4]
-    assert all(math.isnan(loss) and accuracy == 0.085 for loss, accuracy in ARTICLE[1].values())
-    assert ARTICLE[2][12] == (1955.1497, 0.391) and math.isnan(ARTICLE[2][47][0]) and ARTICLE[2][46][1] == 0.99
-    assert list(ARTICLE[2]) == [1, 2, 11, 12, 13, 14, 44, 45, 46, 47, 48, 49, 50]
-    assert ARTICLE[3][11] == (678.09644, 0.788) and ARTICLE[3][50] == (34.458153, 0.988)
-    assert ARTICLE[4] == {1: (170.07048, 0.936), 2: (86.70665, 0.972), 50: (26.004112, 0.99)}
-    assert ARTICLE[5][21] == (2114.1978, 0.301) and ARTICLE[5][22] == (366.07996, 0.872)
-    assert ARTICLE[6][50] == (10.757448, 0.991)
+    told = {number: figures for number, (_, figures) in ARTICLE.items()}
+    assert list(told) == list(range(1, 8)) and told[7] == {}
+    assert list(told[1]) == [1, 2, 3, 4]
+    assert all(math.isnan(loss) and accuracy == 0.085 for loss, accuracy in told[1].values())
+    assert told[2][12] == (1955.1497, 0.391) and math.isnan(told[2][47][0]) and told[2][46][1] == 0.99
+    assert list(told[2]) == [1, 2, 11, 12, 13, 14, 44, 45, 46, 47, 48, 49, 50]
+    assert told[3][11] == (678.09644, 0.788) and told[3][50] == (34.458153, 0.988)
+    assert told[4] == {1: (170.07048, 0.936), 2: (86.70665, 0.972), 50: (26.004112, 0.99)}
+    assert told[5][21] == (2114.1978, 0.301) and told[5][22] == (366.07996, 0.872)
+    assert told[6][50] == (10.757448, 0.991)
 
 
-# Table
+def trace(folder, name, length, gap, nan=False):
+    """Write a trace beside a run's CSV: accuracies from 0.1, the last loss NaN if told so."""
+    (folder / "trace").mkdir(exist_ok=True)
+    rows = [Iteration(i, 900.0, 0.1 + 0.9 * (i - 1) / length, gap + i % 2) for i in range(1, length + 1)]
+    if nan:
+        rows[-1] = rows[-1]._replace(train_loss=NAN, logit_gap=88.0)
+    write_csv(folder / "trace" / f"{name}.csv", rows)
 
 
-def test_table_of_single_runs(tmp_path):
-    make(tmp_path, "alexnet1", [NAN] * 3, nan_weights=1)
-    make(tmp_path, "alexnet2", [2300.0, 40.0, 30.0, NAN], nan_weights=4)
-    make(tmp_path, "alexnet5", [2300.0, 45.0, NAN, 38.0], [0.1, 0.9, 0.99, 0.988])
-    make(tmp_path, "alexnet6", [10.757448], [0.991], record=False)
-    text = summary(load_groups([tmp_path]))
-    assert table_row(text, "run")[:3] == ["seeds", "acc>=90%", "NaN"]
-    assert table_row(text, "alexnet1") == ["1", "-", "1", "1", "nan", "8.50", "-"]
-    assert table_row(text, "alexnet2") == ["1", "2", "4", "4", "nan", "8.50", "2.00"]
-    assert table_row(text, "alexnet5") == ["1", "2", "3", "-", "38.0", "98.8", "2.00"]
-    assert table_row(text, "alexnet6") == ["1", "1", "-", "?", "10.8", "99.1", "2.00"]
-    assert "seeds:" not in text
+def test_traces_become_a_picture(tmp_path):
+    make(tmp_path, "alexnet7", [NAN], nan_weights=1)
+    assert draw_iterations(load_groups([tmp_path])) is None
+    for name in ("alexnet2", "alexnet3", "alexnet7-fused", "alexnet7-fused-seed1"):
+        make(tmp_path, name, [2300.0])
+        trace(tmp_path, name, 3000, 50.0, nan=name == "alexnet2")
+    figure = draw_iterations(load_groups([tmp_path]))
+    above, below = figure.axes
+    assert above.get_yscale() == "log" and list(curves(above)) == [
+        "2 stddev 0.01",
+        f"3 {title(3)}",
+        "7 fused (2 seeds)",
+    ]
+    line, rising = curves(above)["2 stddev 0.01"], curves(below)["2 stddev 0.01"]
+    assert line.get_xdata()[0] == 1 and len(line.get_xdata()) < 150 and line.get_xdata()[-1] > 2900
+    assert list(line.get_ydata()[:2]) == [51.0, 50.0]  # single iterations, medians later
+    assert line.get_ydata()[-1] == pytest.approx(50.5, abs=0.5)
+    assert rising.get_ydata()[-1] == pytest.approx(0.1 + 0.9 * rising.get_xdata()[-1] / 3000, abs=0.01)
+    assert crosses(above) == [(3000, 88.0)]
+    assert legend_texts(figure)[3:] == ["the loss turns NaN", "median of the batches, band: their range"]
+    texts = [text.get_text() for text in above.texts]
+    assert "beyond 87 a softmax entry is 0: the naive loss is NaN" in texts and {"2", "7 fused"} <= set(texts)
+    assert not texts_overlap(above) and all(0 <= text.xy[1] <= 1 for text in below.texts)
+    main([str(tmp_path)])
+    assert (tmp_path / "iterations.png").exists()
+
+
+def test_the_gap_against_87(tmp_path):
+    make(tmp_path, "alexnet1", [NAN] * 4, nan_weights=1, gap=[4e12, None, None, None])
+    make(tmp_path, "alexnet1-fused", [NAN] * 4, nan_weights=1, gap=[NAN, None, None, None])
+    make(tmp_path, "alexnet2", [40.0, 30.0, NAN, NAN], nan_weights=3, gap=[60.0, 70.0, 300.0, None])
+    make(tmp_path, "alexnet3", drop(2, 4), gap=[0.5, 20.0, 30.0, 40.0])
+    make(tmp_path, "alexnet4", drop(2, 4))
+    figure = draw_gap(load_groups([tmp_path]))
+    (axes,) = figure.axes
+    assert list(curves(axes)["2 stddev 0.01"].get_ydata())[:3] == [60.0, 70.0, 300.0]
+    assert crosses(axes) == [(3, 300.0)] and axes.get_ylim()[0] < 0.5 and 200 < axes.get_ylim()[1] < 10_000
+    texts = [text.get_text() for text in axes.texts]
+    assert {r"1: $4 \cdot 10^{12}$", "1 fused: not finite", "3"} <= set(texts) and not texts_overlap(axes)
+    assert "4 get_variable" not in legend_texts(figure)  # its CSV has no gaps
+    make(tmp_path / "old", "alexnet4", drop(2, 4))
+    assert draw_gap(load_groups([tmp_path / "old"])) is None
+
+
+# Tables
+
+
+def test_comparison_sets_the_article_beside_ours(tmp_path):
+    make(tmp_path, "alexnet2-mixed", drop(12, 50)[:46] + [NAN] * 4, nan_weights=47, cause=("log(0)", 47, 9, 88.5))
+    make(tmp_path, "alexnet6-test500", [1140.0, 100.0])
+    make(tmp_path, "alexnet7", [NAN] * 50)
+    make(tmp_path, "alexnet8", drop(2))
+    groups = load_groups([tmp_path])
+    rows = table(groups)
+    assert rows["2 the article"] == ["1", "12", "47", "2299, .122", "1955, .391", "", "nan, .085", ".990"]
+    assert rows["2 ours mixed"] == [
+        "1",
+        "12",
+        "47, log(0)",
+        "2300, .100",
+        "40.0, .950",
+        "40.0, .950",
+        "nan, .085",
+        ".950",
+    ]
+    assert rows["6 test500"][:3] == ["1", "2", "-"]  # chance is 1,151
+    assert rows["7 ours"] == ["1", "-", "1", *["nan, .085"] * 4, ".085"] and "7 the article" not in rows
+    assert rows["8 ours"][1] == "2" and "lowest" not in rows
+    lines = comparison(groups).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("2 ours mixed"))
+    assert lines[at].split()[3:] == ["1", "12", "47", "2300", "40.0", "40.0", "nan", ".950"]
+    assert lines[at + 1].split() == ["log(0)", ".100", ".950", ".950", ".085"]
 
 
 def test_table_of_seeds_and_long_names(tmp_path):
     for seed, (epoch, nan) in enumerate(((11, 47), (12, None), (14, 45))):
         losses = [NAN if nan and e >= nan else loss for e, loss in enumerate(drop(epoch, 50), start=1)]
-        make(tmp_path, f"alexnet2-seed{seed}", losses, nan_weights=nan)
+        cause = nan and ("explosion" if seed else "log(0)", nan, 1, 88.0)
+        make(tmp_path, f"alexnet2-seed{seed}", losses, nan_weights=nan, cause=cause)
     name = "alexnet7-fused-data1a2b3c4d-train20000-test500-batch50-epochs10-opencv-mixed"
     make(tmp_path, name, [1e12], epochs=100000)
-    text = summary(load_groups([tmp_path]))
+    groups = load_groups([tmp_path])
+    rows = table(groups)
+    assert rows["2 ours"][:3] == ["3", "12", "46 2/3, explosion, log(0)"]
+    assert rows["2 ours"][4:] == ["40.0, .950", "40.0, .950", "40.0 1/3, .085", ".950"]
+    assert rows["lowest"][1:4] == ["11", "45 2/3", "2300, .100"] and rows["highest"][1:3] == ["14", "47 2/3"]
+    assert rows["highest"][4] == "2300, .950" and rows["highest"][6] == "40.0 1/3, .950"
+    assert (
+        rows["7 fused data1a2b3c4d train20000 test500 batch50 epochs10 opencv mixed (epoch 1 of 100000)"][3]
+        == "1e+12, .100"
+    )
+    text = "\n".join([comparison(groups), COMPARED, details(groups), DETAILED])
     assert max(map(len, text.splitlines())) <= 80
-    assert table_row(text, "alexnet2") == ["3", "12", "46", "2/3", "46", "2/3", "40.0", "1/3", "8.50", "2.00"]
-    assert table_row(text, "range") == ["11-14", "45-47", "45-47", "8.50-95.0", "2.00-2.00"]
-    assert "only 3 of 5 seeds" in text
-    assert f"{name}\n(epoch 1 of 100000)\n" in text and " 1e+12 " in text
+
+
+def test_details_of_single_runs(tmp_path):
+    kinds = [("log(0)", 3, 8, 90.0), ("log(0)", 2, None, 350.0), ("explosion", 1, 1, "inf"), None]
+    for seed, kind in enumerate(kinds):
+        losses = [2300.0, NAN, NAN] if kind else drop(2)
+        nan = kind and kind[1]
+        make(tmp_path, f"alexnet2-seed{seed}", losses, nan_weights=nan, cause=kind, gap=[0.5, 61.0] + [7.0] * 8)
+    rows = table(load_groups([tmp_path]), details)
+    assert rows["2 seed0"] == ["3 of 3", "2.00", "log(0)", "3:8", "90.0", "3"]
+    assert rows["2 seed1"] == ["3 of 3", "2.00", "log(0)", "2:test", "350", "2"]
+    assert rows["2 seed2"] == ["3 of 3", "-", "explosion", "1:1", "inf", "1"]
+    assert rows["2 seed3"] == ["10 of 10", "2.00", "-", "", "61.0", "-"]
+
+
+def test_a_csv_without_its_record_is_unknown(tmp_path):
+    make(tmp_path, "alexnet2", [2300.0, NAN], record=False)
+    make(tmp_path, "alexnet6", [10.757448], [0.991], record=False)
+    groups = load_groups([tmp_path])
+    assert table(groups)["2 ours"][2] == "2, ?" and table(groups)["6 ours"][2] == "-"
+    assert [row[2:4] + row[5:] for row in table(groups, details).values()] == [["?", "", "?"]] * 2
+    assert "finite" not in comparison(groups) + details(groups)
 
 
 def test_cells():
-    assert cell([None]) == ("-", "") and cell([NAN]) == ("nan", "")
-    assert cell([None] * 3) == ("0/3", "") and cell([INF, NAN]) == ("0/2", "")
-    assert cell([12, 11, 14], "{:g}".format) == ("12", "11-14")
-    assert cell([12, None, 14], "{:g}".format) == ("13 2/3", "12-14")
-    assert cell([30.12, 2302.6]) == ("1166", "30.1-2303")
+    whole = "{:g}".format
+    assert cell([None], whole) == "-" and cell([NAN], short) == "nan"
+    assert cell([None] * 3, whole) == "-" and cell([INF, NAN], short) == "inf"
+    assert cell([12, 11, 14], whole) == "12" and cell([12, 11, 14], whole, min) == "11"
+    assert cell([12, None, 14], whole) == "13 2/3" and cell([12, None, 14], whole, max) == "14 2/3"
+    assert cell([30.12, 2302.6], short) == "1166" and share(0.0854) == ".085" and share(1) == "1.000"
 
 
 @pytest.mark.parametrize(
@@ -323,29 +548,91 @@ def test_short_numbers(value, text):
 # The command
 
 
+PICTURES = ["accuracy.png", "loss.png"]
+
+
+def pictures(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix in (".png", ".svg"))
+
+
 def test_pictures_are_where_they_should_be_and_the_same_every_time(tmp_path, capsys):
     folder = tmp_path / "résultats 结果 of mine"
-    make(folder, "alexnet2", [2300.0, 30.0, NAN], nan_weights=3)
+    make(folder, "alexnet2", [2300.0, 30.0, NAN], nan_weights=3, gap=[0.5, 80.0, 88.0])
     make(folder, "alexnet2-seed1", [2300.0, 30.0, 20.0])
-    names = ["accuracy.png", "accuracy.svg", "loss.png", "loss.svg"]
-    main([str(folder), "--svg", "--article"])
-    assert sorted(path.name for path in folder.iterdir() if path.suffix in (".png", ".svg")) == names
+    names = [f"{name}.{kind}" for name in ("accuracy", "gap", "loss") for kind in ("png", "svg")]
+    main([str(folder), "--svg"])
+    assert pictures(folder) == names
     assert f"wrote {folder / 'loss.png'}" in capsys.readouterr().out
     other = tmp_path / "new" / "er"
-    main([str(folder / "alexnet2.csv"), str(folder), "--svg", "--article", "--output-dir", str(other)])
+    main([str(folder / "alexnet2.csv"), str(folder), "--svg", "--output-dir", str(other)])
+    assert (other / "gap.svg").read_bytes() == (folder / "gap.svg").read_bytes()
+    main([str(folder), "--svg", "--output-dir", str(other)])
     assert all((other / name).read_bytes() == (folder / name).read_bytes() for name in names)
     main([str(folder), "--output-dir", str(tmp_path / "plain")])
-    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == ["accuracy.png", "loss.png"]
+    assert pictures(tmp_path / "plain") == ["accuracy.png", "gap.png", "loss.png"]
 
 
-def test_results_is_the_default(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(plot_results, "RESULTS", tmp_path)
-    path = make(tmp_path, "alexnet4", [170.0, 90.0])
+def test_the_pictures_of_results_change_only_with_results(tmp_path, monkeypatch, capsys):
+    results, here = tmp_path / "results", tmp_path / "here"
+    monkeypatch.setattr(plot_results, "RESULTS", results)
+    path = make(results, "alexnet4", [170.0, 90.0])
     main([])
-    assert (tmp_path / "loss.png").exists()
-    (tmp_path / "loss.png").unlink()
+    assert pictures(results) == PICTURES
+    (results / "loss.png").write_text("as it was")
+    here.mkdir()
+    monkeypatch.chdir(here)
     main([str(path)])
-    assert (tmp_path / "loss.png").exists()
+    assert pictures(here) == PICTURES
+    main([str(make(results / "short", "alexnet4-epochs1", [170.0]).parent)])
+    assert pictures(results / "short") == PICTURES and (results / "loss.png").read_text() == "as it was"
+    monkeypatch.chdir(results)
+    with pytest.raises(UserError, match="name an --output-dir"):
+        main(["alexnet4.csv"])
+    assert (results / "loss.png").read_text() == "as it was"
+    main(["."])
+    assert (results / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def drawn(folder, monkeypatch, *arguments):
+    """The labels of accuracy.png and of gap.png, if there is one, as main draws them."""
+    seen = {}
+    monkeypatch.setattr(plot_results, "save", lambda figure, path: seen.update({path.stem: legend_texts(figure)}))
+    main([*map(str, arguments), "--output-dir", str(folder)])
+    return seen["accuracy"], seen.get("gap")
+
+
+def test_seven_curves_are_what_a_reader_sees(tmp_path, monkeypatch, capsys):
+    for number in ARTICLE:
+        make(tmp_path, f"alexnet{number}-mixed", drop(3), gap=[9.0] * 10)
+    make(tmp_path, "alexnet2-fused-mixed", drop(3), gap=[9.0] * 10)
+    make(tmp_path, "alexnet2-epochs20", drop(3, 20))
+    seven = [f"{number} {title(number)}" for number in ARTICLE]
+    notes = ["hollow: the article's figures", "in mixed precision: all"]
+    accuracy, gap = drawn(tmp_path, monkeypatch, tmp_path)
+    assert accuracy == seven + notes and gap == [*seven[:2], "2 fused", *seven[2:], notes[1]]
+    assert "2 epochs20" in capsys.readouterr().out
+    accuracy, gap = drawn(tmp_path, monkeypatch, tmp_path, "--all", "--no-article")
+    assert accuracy[:4] == [*seven[:2], "2 epochs20", "2 fused"] and notes[0] not in accuracy
+    accuracy, gap = drawn(tmp_path, monkeypatch, tmp_path / "alexnet2-epochs20.csv")
+    assert accuracy == ["2 epochs20", notes[0]] and gap is None
+    accuracy, _ = drawn(tmp_path, monkeypatch, tmp_path, tmp_path / "alexnet2-epochs20.csv")
+    assert len(accuracy) == 7 + 1 + 2
+
+
+def test_an_experiment_without_a_run_has_the_articles_points(tmp_path, monkeypatch, capsys):
+    make(tmp_path, "alexnet1", [NAN] * 50, nan_weights=1)
+    accuracy, _ = drawn(tmp_path, monkeypatch, tmp_path)
+    assert [label for label in accuracy if "(the article)" in label] == [
+        f"{n} {title(n)} (the article)" for n in range(2, 7)
+    ]
+
+
+def test_markdown_prints_the_table_and_draws_nothing(tmp_path, capsys):
+    make(tmp_path, "alexnet2", drop(3))
+    main([str(tmp_path), "--markdown", "--details"])
+    groups, out = load_groups([tmp_path]), capsys.readouterr().out
+    tables = [comparison(groups, ARTICLE, markdown=True), COMPARED, "", details(groups, markdown=True), DETAILED]
+    assert out == "\n\n".join(tables) + "\n" and "\n| 6 the article |" in out and pictures(tmp_path) == []
 
 
 def bad_content(text):
@@ -353,7 +640,7 @@ def bad_content(text):
 
 
 def bad_name(folder):
-    return make(folder, "alexnet8", [1.0])
+    return make(folder, "alexnet2 (copy)", [1.0])
 
 
 def bad_record(text):
@@ -380,10 +667,10 @@ BAD = {
     "epoch missing": (bad_content("epoch,loss,accuracy\n1,2,0.1\n3,2,0.1\n"), "line 3: epoch '3' where 2 should"),
     "epoch twice": (bad_content("epoch,loss,accuracy\n1,2,0.1\n1,2,0.1\n"), "line 3: epoch '1' where 2 should"),
     "accuracy in %": (bad_content("epoch,loss,accuracy\n1,2,98.8\n"), "accuracy outside 0 to 1"),
-    "no CSV": (lambda folder: folder, "no CSV in this folder"),
+    "no CSV": (lambda folder: folder, "no run's CSV here"),
     "no path": (lambda folder: folder / "nowhere", "no such file or folder"),
     "long path": (lambda folder: folder / ("x" * 300), "name"),
-    "name": (bad_name, "alexnet8.csv: not a run's name"),
+    "name": (bad_name, "alexnet2 (copy).csv: not a run's name"),
     "folder as CSV": (lambda folder: (folder / "alexnet2.csv").mkdir() or folder, "name a CSV that a run has written"),
     "same name": (same_name_twice, "has the same name"),
     "no JSON": (bad_record("{"), "alexnet2.json: "),
@@ -429,7 +716,7 @@ def test_script_succeeds_quietly(tmp_path):
     folder = tmp_path / "è 空"
     make(folder, "alexnet2", drop(3))
     done = run_script(folder)
-    assert (done.returncode, done.stderr) == (0, "") and "alexnet2" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and "2 ours" in done.stdout
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -449,6 +736,63 @@ def test_unknown_flag_is_one_line():
 def test_tensorflow_stays_out():
     code = "import sys, plot_results; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, timeout=120).returncode == 0
+
+
+def test_standard_output_that_has_gone_costs_no_picture(tmp_path):
+    make(tmp_path / "closed", "alexnet2", drop(3))
+    shutil.copytree(tmp_path / "closed", tmp_path / "broken")
+    for folder, command in {"closed": '"$@" >&-', "broken": '"$@" | true'}.items():
+        shell = ["bash", "-c", f"set -o pipefail; {command}", "bash", sys.executable, SCRIPT, tmp_path / folder]
+        done = subprocess.run(shell, capture_output=True, text=True, timeout=120)
+        assert done.stderr == "" and done.returncode == {"closed": 0, "broken": 141}[folder]
+        assert pictures(tmp_path / folder) == PICTURES
+
+
+def test_files_come_before_the_report(tmp_path, monkeypatch):
+    make(tmp_path, "alexnet2", drop(3))
+
+    def gone(*_, **__):
+        assert pictures(tmp_path) == PICTURES
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", gone)
+    with pytest.raises(BrokenPipeError):
+        main([str(tmp_path)])
+
+
+# An eighth experiment, as the README says
+
+
+def test_an_eighth_experiment(tmp_path):
+    shutil.copytree(SCRIPT.parent / "common", tmp_path / "common", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("plot_results.py", "tests/conftest.py", "tests/test_networks.py", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(SCRIPT.parent / name, tmp_path / name)
+    for script in SCRIPT.parent.glob("alexnet[1-7].py"):
+        shutil.copy(script, tmp_path)
+    text = (tmp_path / "alexnet2.py").read_text("utf-8").replace("stddev=0.01)", "stddev=0.02)")
+    text = text.replace("experiment 2: initial values with a small standard deviation.", "experiment 8: stddev 0.02.")
+    (tmp_path / "alexnet8.py").write_text(text, "utf-8")
+    fixture = tmp_path / "tests" / "conftest.py"
+    fixture.write_text(fixture.read_text("utf-8").replace("range(1, 8)", "range(1, 9)"), "utf-8")
+
+    def python(*arguments):
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "is complete" in python("alexnet8.py", *SMALL, "--no-weights")
+    out = python("plot_results.py")
+    assert "8 train16 test20" in out and pictures(tmp_path / "results") == [
+        "accuracy.png",
+        "gap.png",
+        "iterations.png",
+        "loss.png",
+    ]
+    print_name = "from common.pictures import name; print(name('alexnet8', {}))"
+    assert python("-c", print_name) == "8 stddev 0.02\n"
+    checks = ["tests/test_networks.py", "-k", "alexnet8 and (shape or gradient or dropout)"]
+    assert "4 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", *checks)
 
 
 # read_csv
@@ -501,48 +845,3 @@ def test_any_bytes_are_rows_or_a_user_error(tmp_path_factory, content):
     assert all(0 <= row.accuracy <= 1 and isinstance(row.loss, float) for row in rows)
     write_csv(path, rows)
     assert equal(read_csv(path), rows)
-
-
-def test_traces_become_a_third_picture(tmp_path):
-    make(tmp_path, "alexnet7", [NAN])
-    (tmp_path / "trace").mkdir()
-    rows = [Iteration(1, 900.0, 0.1, 350.0), Iteration(2, 800.0, 0.2, 340.0), Iteration(3, NAN, 0.1, NAN)]
-    write_csv(tmp_path / "trace" / "alexnet7-fused.csv", rows)
-    assert read_csv(tmp_path / "trace" / "alexnet7-fused.csv", Iteration)[:2] == rows[:2]
-    figure = plot_results.draw_iterations({"alexnet7-fused": rows, "alexnet7-fused-seed1": rows})
-    above, below = figure.axes
-    assert above.get_yscale() == "log" and above.get_legend_handles_labels()[1] == ["experiment 7, fused loss"]
-    assert list(above.get_lines()[0].get_ydata())[:2] == [350.0, 340.0]
-    assert list(below.get_lines()[0].get_ydata())[:2] == [0.1, 0.2]
-    assert above.get_lines()[1].get_xydata().tolist() == [[2, 340]]  # the cross
-    main([str(tmp_path)])
-    assert (tmp_path / "iterations.png").exists()
-
-
-def test_causes(tmp_path):
-    kinds = [("log(0)", 3, 8, 90.0), ("log(0)", 2, None, 350.0), ("explosion", 1, 1, "inf"), None]
-    for seed, kind in enumerate(kinds, start=1):
-        path = make(tmp_path, f"alexnet2-seed{seed}", [2300.0, NAN, NAN] if kind else drop(2))
-        record = read_record(path.with_suffix(".json"))
-        keys = ("cause", "epoch", "iteration", "logit_gap")
-        write_record(path.with_suffix(".json"), {**record, "nan_cause": kind and dict(zip(keys, kind))})
-    lines = [line.split() for line in causes(load_groups([tmp_path])).splitlines()]
-    assert ["alexnet2", "explosion", "1", "1:1", "not", "finite"] in lines
-    assert ["alexnet2", "log(0)", "2", "2:test", "to", "3:8", "90", "to", "350"] in lines
-    assert any(line[:3] == ["alexnet2", "finite", "1"] for line in lines)
-    assert all(len(line) <= 80 for line in causes(load_groups([tmp_path])).splitlines())
-
-
-def test_comparison_sets_the_article_beside_ours(tmp_path):
-    for seed, plateau in enumerate((3, 12, 14)):
-        make(tmp_path, f"alexnet2-seed{seed}", drop(plateau, length=50))
-    make(tmp_path, "alexnet6-train2000", drop(2))
-    make(tmp_path, "alexnet7", [NAN] * 50)
-    text = plot_results.comparison(load_groups([tmp_path]))
-    lines = [line.split() for line in text.splitlines()]
-    assert ["2,", "the", "article", "1", "12", "47", "2299", ".122", "1955", ".391", "nan", ".085"] in lines
-    (ours,) = [line for line in lines if line[:2] == ["alexnet2", "3"]]
-    assert ours[2:4] == ["12", "0/3"] and ours[4] == "2300"
-    assert "3-14" in text and "alexnet6" not in text and "7, the article" not in text
-    assert ["alexnet7", "1", "-", "1"] in [line[:4] for line in lines]
-    assert all(len(line) < 80 for line in text.splitlines())

@@ -1,0 +1,124 @@
+"""The tables of groups of runs (common.curves): the article's figures beside ours, and a line a run."""
+
+import math
+import statistics
+
+from common.curves import ARTICLE, experiment, images, parts, progress
+import tabulate
+
+tabulate.MIN_PADDING = 0
+EPOCHS = (1, 12, 21, 50)  # at which the article's figures and ours are set side by side
+COMPARED = f"""\
+plateau ends: the first epoch with a loss below 95 % of chance. NaN: the first
+epoch with a NaN loss, and its kind: log(0), finite logits so far apart that a
+softmax entry is 0; explosion, logits not finite or 10,000 apart; ?, no record.
+Epochs {", ".join(map(str, EPOCHS))}: test loss and accuracy. best: the highest accuracy.
+Several runs: their median; 2/3: of so many of them. Empty: the article does not
+tell, or we did not train so far."""
+DETAILED = """\
+NaN by, in: why and at which epoch:iteration a loss first was not finite (?: no
+record tells). gap: the widest between two logits, there or of all epochs.
+NaN weights: the epoch from which on they are."""
+
+
+def render(lines, headers, width, markdown):
+    """Return a table as Markdown, or as text whose first column is folded to a width."""
+    return tabulate.tabulate(
+        lines,
+        headers if markdown else [header.replace(" ", "\n") for header in headers],
+        tablefmt="pipe" if markdown else "simple",
+        colalign=["left", *["right"] * (len(headers) - 1)],
+        maxcolwidths=None if markdown else [width, *[None] * (len(headers) - 1)],
+        disable_numparse=True,
+    )
+
+
+def short(value):
+    """Return a number in about five characters: 0.034, 26.0, 2303, 1e+12, nan, inf."""
+    if value and not 0.01 <= abs(value) < 1e5:
+        return f"{value:.0e}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.{2 if abs(value) < 1 else 3}g}"
+
+
+def share(value):
+    """.988, as the article writes it."""
+    return f"{value:.3f}".removeprefix("0")
+
+
+def cell(values, show, pick=statistics.median, between=" "):
+    """Show what pick makes of those values that are finite; 12 2/3: 2 of 3 are; - or nan: none is."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    if not finite:
+        return next((show(value) for value in values if value is not None), "-")
+    return show(pick(finite)) + (f"{between}{len(finite)}/{len(values)}" if len(finite) < len(values) else "")
+
+
+def first(curve, true):
+    """The first epoch of {epoch: (loss, accuracy)} for whose figures true is, else None."""
+    return next((epoch for epoch in sorted(curve) if true(*curve[epoch])), None)
+
+
+def figures(curves, kinds, chance, between, pick=statistics.median):
+    """Return the cells of some {epoch: (loss, accuracy)}: plateau, NaN, loss and accuracy at EPOCHS, best accuracy."""
+
+    def one(values, show):
+        return cell(values, show, pick, between.replace(",", ""))
+
+    ends = one([first(curve, lambda loss, _: loss < 0.95 * chance) for curve in curves], "{:g}".format)
+    nan = one([first(curve, lambda loss, _: math.isnan(loss)) for curve in curves], "{:g}".format)
+    cells = [ends, between.join([nan, *sorted(kinds)])]
+    for epoch in EPOCHS:
+        reached = zip(*(curve[epoch] for curve in curves if epoch in curve))
+        cells.append(between.join(one(values, show) for values, show in zip(reached, (short, share))))
+    return [*cells, one([max(accuracy for _, accuracy in curve.values()) for curve in curves], share)]
+
+
+def nan_kind(run):
+    """Why a loss of a run was not finite; None if all were."""
+    if run.cause == "?":
+        return "?" if any(math.isnan(row.loss) for row in run.rows) else None
+    return run.cause and run.cause[0]
+
+
+def ours(group, runs, between):
+    """Return the lines of a group in the table: the median of its runs and, if they differ, the lowest and highest."""
+    curves = [{row.epoch: (row.loss, row.accuracy) for row in run.rows} for run in runs]
+    name = [f"{experiment(group)}", *["ours"] * (set(parts(group)) <= {"mixed"}), *parts(group)]
+    name += [f"({note})" for note in progress(runs)]
+    chance, kinds = images(group) * math.log(10), {nan_kind(run) for run in runs} - {None}
+    low, high = (figures(curves, [], chance, between, pick) for pick in (min, max))
+    lines = [[" ".join(name), len(runs), *figures(curves, kinds, chance, between)]]
+    return lines + ([["lowest", "", *low], ["highest", "", *high]] if low != high else [])
+
+
+def comparison(groups, others=(), markdown=False):
+    """Return the table of the article's figures and ours as text of 80 columns, loss above accuracy, or as Markdown.
+
+    others are experiments that the article's figures are told of even if none of the groups is of them.
+    """
+    between, lines = ", " if markdown else "\n", []
+    for number in sorted(set(others) | set(map(experiment, groups))):
+        _, curve = ARTICLE.get(number, ("", {}))
+        if curve:
+            lines.append([f"{number} the article", 1, *figures([curve], [], 1000 * math.log(10), between)])
+        for group in (group for group in groups if experiment(group) == number):
+            lines += ours(group, groups[group], between)
+    headers = ["experiment", "runs", "plateau ends", "NaN", *(f"epoch {epoch}" for epoch in EPOCHS), "best"]
+    return render(lines, headers, 16, markdown)
+
+
+def details(groups, markdown=False):
+    """Return the table of single runs: how far and how fast they came, why a loss was not finite, the logit gap."""
+    lines = []
+    for run in (run for runs in groups.values() for run in runs):
+        seconds = [row.seconds for row in run.rows if row.seconds is not None]
+        gaps = [row.logit_gap for row in run.rows if row.logit_gap is not None]
+        kind, place, gap = run.cause or "-", "", cell(gaps, short, max)
+        if isinstance(run.cause, tuple):
+            kind, epoch, iteration, gap = run.cause
+            place, gap = f"{epoch}:{iteration or 'test'}", short(gap)
+        name = run.path.stem.removeprefix("alexnet").replace("-", " ")
+        speed = short(statistics.median(seconds)) if seconds else "-"
+        weights = {None: "-", 0: "?"}.get(run.nan_weights, run.nan_weights)
+        lines.append([name, f"{len(run.rows)} of {run.epochs}", speed, kind, place, gap, weights])
+    return render(lines, ["run", "epochs", "s per epoch", "NaN by", "NaN in", "gap", "NaN weights"], 26, markdown)
