@@ -20,9 +20,11 @@ from matplotlib.figure import Figure
 import numpy as np
 
 # All but the slanted DejaVu Sans Mono, whose digits are those of DejaVu Sans.
-FONTS = """DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSans-BoldOblique DejaVuSansMono DejaVuSansMono-Bold
-DejaVuSerif DejaVuSerif-Bold DejaVuSerif-Italic DejaVuSerif-BoldItalic STIXGeneral STIXGeneralBol STIXGeneralItalic
-STIXGeneralBolIta cmr10 cmb10 cmss10 cmtt10 cmti10 cmmi10""".split()
+DEJAVU = ["Sans", "Sans-Bold", "Sans-Oblique", "Sans-BoldOblique", "SansMono", "SansMono-Bold"]
+DEJAVU += ["Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic"]
+STIX = ["General", "GeneralBol", "GeneralItalic", "GeneralBolIta"]
+COMPUTER_MODERN = ["r10", "b10", "ss10", "tt10", "ti10", "mi10"]
+FONTS = [f"DejaVu{name}" for name in DEJAVU] + [f"STIX{name}" for name in STIX] + [f"cm{n}" for n in COMPUTER_MODERN]
 FONT_FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")
 
 
