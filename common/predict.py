@@ -1,10 +1,10 @@
-"""The digit in images of your own, by the network that a complete run left.
+"""The digit in images of your own, by the weights that a run has kept.
 
-python -m common.predict results/alexnet6-epochs1 my_digit.png          one image, or several
-python -m common.predict results/alexnet6-epochs1 photos --picture seen.png     all images of a folder
+python -m common.predict results/NAME my_digit.png other.jpg
+python -m common.predict results/NAME folder --picture seen.png
 
-An image holds one digit, in one piece or few, on plain ground with some margin: of any size and colour, dark on light
-or light on dark, in any file that OpenCV reads.
+An image holds one digit on plain, evenly lit ground with some margin, of any
+size and colour, dark on light or light on dark. NAME is that of a complete run.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import cv2
 from matplotlib.figure import Figure
 import numpy as np
 
+ROOT = Path(__file__).parent.parent
 MASKS = 32  # dropout stays on in these networks: an answer is the mean over so many masks
 COMPANIONS = 200  # test digits that batch norm takes its moments of, as many as a training batch has
 AT_ONCE = 100  # images in a batch
@@ -48,7 +49,7 @@ def read_gray(path):
         image = None
     if image is None:
         raise UserError(f"{path}: not an image that OpenCV reads; save it as PNG or JPEG")
-    if image.ndim < 3 or image.shape[2] < 4:
+    if image.ndim < 3 or image.shape[2] < 4 or image.dtype.kind != "u":
         return gray
     alpha = image[..., 3] / max(image[..., 3].max(), 1)
     gray = cv2.cvtColor(image, cv2.COLOR_BGRA2GRAY) * (255 / np.iinfo(image.dtype).max)
@@ -56,11 +57,10 @@ def read_gray(path):
     return (gray * alpha + ground * (1 - alpha)).astype(np.uint8)
 
 
-def as_mnist(gray, path):
-    """The digit in a gray uint8 [height, width] as MNIST has its own: uint8 [28, 28], light on black.
+def find_ink(gray, path):
+    """(ink, mask) of a gray uint8 image: the share of pen in each pixel, float32, and which belong to the digit.
 
-    Its longer side becomes 20 pixels, its centre of mass the middle, and thin strokes no thinner than MNIST's.
-    UserError, naming path, if there is none.
+    Both have a margin, wide enough for the strokes to grow. UserError, naming path, if there is no digit.
     """
     threshold, _ = cv2.threshold(gray, 0, 255, cv2.THRESH_OTSU)
     frame = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
@@ -70,24 +70,33 @@ def as_mnist(gray, path):
     dark, light = (np.median(gray[side]) if side.any() else 0 for side in (~mask, mask))
     if light - dark < CONTRAST:
         raise UserError(f"{path}: no digit stands out in it; write one, dark on light or light on dark")
-    room = 2 + int(STROKE * max(gray.shape))
-    ink = np.pad(np.clip((gray.astype(np.float32) - dark) / (light - dark), 0, 1), room)
-    _, pieces, (_, *stats), _ = cv2.connectedComponentsWithStats(np.pad(mask.astype(np.uint8), room))
-    areas = np.array(stats)[:, cv2.CC_STAT_AREA]
-    mask = np.isin(pieces, 1 + np.flatnonzero(areas >= DUST * areas.max()))
+    margin = 2 + int(STROKE * max(gray.shape))
+    ink = np.pad(np.clip((gray.astype(np.float32) - dark) / (light - dark), 0, 1), margin)
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(np.pad(mask.astype(np.uint8), margin))
+    areas = stats[:, cv2.CC_STAT_AREA]
+    areas[0] = 0  # the ground
+    return ink, (areas >= DUST * areas.max())[pieces]
+
+
+def as_mnist(gray, path):
+    """The digit in a gray uint8 [height, width] as MNIST has its own: uint8 [28, 28], light on black.
+
+    Its longer side becomes 20 pixels, its centre of mass pixel 14. UserError, naming path, if there is none.
+    """
+    ink, mask = find_ink(gray, path)
     inside, outside = (cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, 5) for side in (mask, ~mask))
     longer = max(np.ptp(np.flatnonzero(mask.any(axis))) + 1 for axis in (0, 1))
-    missing = STROKE * longer / 2 - inside.max()  # pixels to either side of a stroke
-    if missing > 0:
-        ink, mask = np.maximum(ink, np.clip(missing + 1 - outside, 0, 1)), outside <= missing
-    ink[outside > max(missing, 0) + 2] = 0  # dust
+    grow = max(0, STROKE * longer / 2 - inside.max())  # pixels, to either side of a stroke
+    ink[outside > grow + 2] = 0  # dust
+    if grow:
+        ink, mask = np.maximum(ink, np.clip(grow + 1 - outside, 0, 1)), outside <= grow
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = (max(1, round(20 * side / max(ink.shape))) for side in ink.shape)
     ink = cv2.resize(ink, (width, height), interpolation=cv2.INTER_AREA if max(ink.shape) > 20 else cv2.INTER_LINEAR)
+    centre = np.arange(height) @ ink.sum(1) / ink.sum(), np.arange(width) @ ink.sum(0) / ink.sum()
+    top, left = (int(np.clip(round(14 - at), 0, 28 - side)) for at, side in zip(centre, ink.shape))
     digit = np.zeros((28, 28), np.uint8)
-    middle = (np.arange(side) @ ink.sum(axis) / ink.sum() for axis, side in ((1, height), (0, width)))
-    top, left = (int(np.clip(round(14 - centre), 0, 28 - side)) for centre, side in zip(middle, ink.shape))
     digit[top : top + height, left : left + width] = np.round(255 * ink / ink.max())
     return digit
 
@@ -96,12 +105,12 @@ def find_images(paths):
     """The files among paths, and the images in the folders among them, as a list of Path."""
     found = []
     for path in paths:
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = [path]
         if path.is_dir():
-            inside = [each for each in inside if each.is_file() and cv2.haveImageReader(str(each))]
-        if not inside:
+            files = [each for each in sorted(path.iterdir()) if each.is_file() and cv2.haveImageReader(str(each))]
+        if not files:
             raise UserError(f"{path}: no image in this folder; name another, or image files")
-        found += inside
+        found += files
     return found
 
 
@@ -117,9 +126,12 @@ def load_network(path):
     if facts.get("nan_weights"):
         raise UserError(f"{record}: the weights of this run turned NaN, none were kept; name another run")
     if not weights.with_name(f"{name}.index").exists():
-        raise UserError(f"{weights}.index: no such file (git holds no weights); run its experiment with --restart")
+        raise UserError(
+            f"{weights}.index: no such file (git holds none, a run writes it at its end); run the "
+            f"experiment, with --restart if it is complete"
+        )
     experiment = str(facts.get("experiment"))
-    if not re.fullmatch(r"alexnet\d+", experiment) or not Path(f"{experiment}.py").exists():
+    if not re.fullmatch(r"alexnet\d+", experiment) or not (ROOT / f"{experiment}.py").exists():
         raise UserError(f"{record}: its experiment is {experiment!r}, none of this repository; name another run")
     network = importlib.import_module(experiment).AlexNet()
     try:
@@ -137,8 +149,8 @@ class Predictor:
 
     def __init__(self, network, digits):
         for name in ("weights", "biases", "scales", "betas"):
-            # Constants: of what all masks share TensorFlow then computes one.
             part = getattr(network, name, {})
+            # Constants, so that TensorFlow computes once what all masks share.
             setattr(network, name, {key: tf.convert_to_tensor(value) for key, value in part.items()})
         self.network, self.moments = network, {}
         if hasattr(network, "batch_norm"):
