@@ -30,6 +30,7 @@ COMPANIONS = 200  # test digits that batch norm takes its moments of, as many as
 AT_ONCE = 100  # images in a batch
 CONTRAST = 20  # of 255, between digit and ground
 STROKE = 0.1  # of the longer side: thinner strokes are made as wide
+PICTURE = 300  # images at most in a picture
 DUST = 0.02  # of the largest piece of ink: what is smaller is none of the digit
 
 
@@ -135,7 +136,7 @@ def load_network(path):
         raise UserError(f"{record}: its experiment is {experiment!r}, none of this repository; name another run")
     network = importlib.import_module(experiment).AlexNet()
     try:
-        tf.train.Checkpoint(network=network).read(str(weights)).assert_consumed()
+        tf.train.Checkpoint(network=network).read(str(weights)).expect_partial().assert_consumed()
     except (tf.errors.OpError, ValueError, IndexError, AssertionError):
         raise UserError(f"{weights}.*: damaged, or not of {experiment}.py; run it with --restart") from None
     return network
@@ -199,6 +200,8 @@ def main():
     paths = find_images(args.images)
     if args.picture and args.picture.resolve() in [path.resolve() for path in paths]:
         raise UserError(f"--picture {args.picture}: this is one of your images; name another file")
+    if args.picture and len(paths) > PICTURE:
+        raise UserError(f"--picture: there are {len(paths)} images, more than {PICTURE}; name fewer or leave it out")
     digits = np.array([as_mnist(read_gray(path), path) for path in paths])
     device, _ = open_session(arguments.parse("predict", None, ["--device", args.device]))
     with tf.device(device):
@@ -208,7 +211,7 @@ def main():
         print(f"digit {''.join(f'{digit:4}' for digit in range(10))} %  image")
         for path, row in zip(paths, np.concatenate(probabilities)):
             print(f"{row.argmax():5} {''.join(f'{100 * share:4.0f}' for share in row)}    {path}")
-            captions.append(f"{row.argmax()}, {100 * row.max():.0f} %\n{path.name}")
+            captions.append(f"{row.argmax()}, {100 * row.max():.0f} %\n{path.name[-28:]}")
         if args.picture:
             draw(args.picture, digits, captions)
             print(f"{args.picture} shows what the network saw")

@@ -1,6 +1,8 @@
 """A digit of your own becomes an MNIST digit, the network answers as it is evaluated, and bad input costs one line."""
 
+import gc
 import importlib
+import logging
 import subprocess
 import sys
 
@@ -187,7 +189,15 @@ def garble(record):
     (record.parent / "weights" / "one.index").write_bytes(b"no index")
 
 
+def flip(record):
+    path = record.parent / "weights" / "one.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 DAMAGE = {
+    "a bit flipped": (flip, "damaged, or not of alexnet6.py"),
     "cut": (cut, "damaged, or not of alexnet6.py"),
     "garbled": (garble, "damaged, or not of alexnet6.py"),
     "without data": (lambda record: (record.parent / "weights" / "one.data-00000-of-00001").unlink(), "damaged, or"),
@@ -214,11 +224,16 @@ def test_weights_that_do_not_fit_are_named(kind, small, keep):
         load_network(record)
 
 
-def test_more_weights_than_the_record_has_them(small, keep):
-    small(6)
-    record = keep(small(2), "alexnet6")
-    with pytest.raises(UserError, match="damaged, or not of alexnet6.py"):
+@pytest.mark.parametrize("kept, number", [(2, 6), (6, 2)])
+def test_weights_too_few_or_too_many_are_one_error_and_no_warnings(kept, number, small, keep, monkeypatch, caplog):
+    small(number)
+    record = keep(small(kept), f"alexnet{number}")
+    monkeypatch.setattr(tf.get_logger(), "level", logging.WARNING)
+    monkeypatch.setattr(tf.get_logger(), "handlers", [caplog.handler])
+    with pytest.raises(UserError, match=f"damaged, or not of alexnet{number}.py"):
         load_network(record)
+    gc.collect()
+    assert caplog.messages == []
 
 
 def test_digits_probabilities_and_the_picture(small, keep, mnist, monkeypatch, tmp_path, capsys):
@@ -244,6 +259,10 @@ def test_digits_probabilities_and_the_picture(small, keep, mnist, monkeypatch, t
     assert 0.3 < (picture == 0).mean() < 0.9 and (picture[len(picture) // 2 :] > 250).mean() > 0.05
     monkeypatch.setattr(sys, "argv", [*command[:-1], str(folder / "1.png")])
     with pytest.raises(UserError, match="--picture .*1.png: this is one of your images"):
+        predict.main()
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(predict, "PICTURE", 2)
+    with pytest.raises(UserError, match="--picture: there are 3 images, more than 2"):
         predict.main()
 
 
