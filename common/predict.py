@@ -123,6 +123,8 @@ def load_network(path):
     name = re.sub(r"\.(csv|json|index|data-00000-of-00001)?$", "", path.name)
     folder = path.parent.parent if path.parent.name == "weights" else path.parent
     record, weights = folder / f"{name}.json", folder / "weights" / name
+    if not record.exists():
+        raise UserError(f"{record}: no such file; RUN is any file of a run, such as results/NAME.json")
     facts = read_record(record)
     if facts.get("nan_weights"):
         raise UserError(f"{record}: the weights of this run turned NaN, none were kept; name another run")
