@@ -1,6 +1,6 @@
 """How often common.predict is right: on printed digits of 20 fonts and on 9,000 test images.
 
-python -m tests.predict_accuracy RUN ...   (RUN as for common.predict; 3 minutes each on 2 cores)
+python -m tests.predict_accuracy RUN ...   (RUN as for common.predict; about 3 minutes each on 2 cores)
 
 Every image is written to a PNG and read back as a user's. The fonts are those with digits that Matplotlib ships. The
 test images are those after the first 1,000, which no evaluation and no moments of batch norm have seen.
@@ -50,9 +50,7 @@ def right(predictor, digits, labels):
 def main():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument(
-        "--test-images", type=arguments.whole(1, 9000), default=9000, metavar="N", help="so many (9000)"
-    )
+    parser.add_argument("--test-images", type=arguments.whole(1, 9000), default=9000, metavar="N", help="of the 9000")
     args = parser.parse_args()
     mnist = data.load()
     chosen = slice(1000, 1000 + args.test_images)

@@ -53,7 +53,7 @@ DISGUISES = {
     "16 bits": lambda digit: large(digit).astype(np.uint16) * 257,
     "black on nothing": lambda digit: transparent(digit, 0),
     "white on nothing": lambda digit: transparent(digit, 255),
-    "white on nothing, 16 bits": lambda digit: transparent(digit, 255).astype(np.uint16) * 257,
+    "dark on nothing, 16 bits": lambda digit: transparent(digit, 10).astype(np.uint16) * 257,
     "with an opaque alpha channel": lambda digit: cv2.cvtColor(large(digit), cv2.COLOR_GRAY2BGRA),
     "with dust": with_dust,
 }
