@@ -43,11 +43,11 @@ def read_gray(path):
         content = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name an image, or a folder of images") from None
-    try:
-        with quiet_stderr():
+    with quiet_stderr():
+        try:
             image, gray = (cv2.imdecode(content, flag) for flag in (cv2.IMREAD_UNCHANGED, cv2.IMREAD_GRAYSCALE))
-    except cv2.error:
-        image = None
+        except cv2.error:
+            image = None
     if image is None:
         raise UserError(f"{path}: not an image that OpenCV reads; save it as PNG or JPEG")
     if image.ndim < 3 or image.shape[2] < 4 or image.dtype.kind != "u":
