@@ -1,0 +1,279 @@
+"""A digit of your own becomes an MNIST digit, the network answers as it is evaluated, and bad input costs one line."""
+
+import gc
+import importlib
+import logging
+import subprocess
+import sys
+
+from common import predict
+from common.cli import UserError
+from common.input import resize_tensorflow
+from common.predict import Predictor, as_mnist, find_images, load_network, read_gray
+from common.results import write_record
+from common.session import tf
+from common.training import dropout_seeds
+from conftest import ROOT
+import cv2
+import numpy as np
+import pytest
+
+
+def large(digit):
+    """An MNIST digit dark on light, 280 pixels high."""
+    return 255 - cv2.resize(digit, (280, 280), interpolation=cv2.INTER_CUBIC)
+
+
+def transparent(digit, ink):
+    """A digit in ink, a gray, on nothing."""
+    return np.dstack([np.full((280, 280, 3), ink, np.uint8), 255 - large(digit)])
+
+
+def with_dust(digit):
+    image = large(digit)
+    image[5:8, 5:8] = image[270:273, 20:23] = 0
+    return image
+
+
+def in_a_corner(digit):
+    image = np.full((700, 900), 255, np.uint8)
+    image[400:680, 600:880] = large(digit)
+    return image
+
+
+DISGUISES = {
+    "MNIST's own": lambda digit: digit,
+    "dark on light": lambda digit: 255 - digit,
+    "large": large,
+    "small": lambda digit: cv2.resize(digit, (24, 24), interpolation=cv2.INTER_AREA),
+    "in a corner": in_a_corner,
+    "cropped": lambda digit: large(digit)[10:270, 10:270],
+    "pale": lambda digit: 200 - (255 - large(digit)) // 4,
+    "blue on yellow": lambda digit: cv2.merge([255 - large(digit), large(digit), large(digit)]),
+    "16 bits": lambda digit: large(digit).astype(np.uint16) * 257,
+    "black on nothing": lambda digit: transparent(digit, 0),
+    "white on nothing": lambda digit: transparent(digit, 255),
+    "dark on nothing, 16 bits": lambda digit: transparent(digit, 10).astype(np.uint16) * 257,
+    "with an opaque alpha channel": lambda digit: cv2.cvtColor(large(digit), cv2.COLOR_GRAY2BGRA),
+    "with dust": with_dust,
+}
+
+
+def likeness(one, other):
+    """The correlation of two images."""
+    return np.corrcoef(one.ravel(), other.ravel())[0, 1]
+
+
+def most_like(image, others):
+    """The index of the image that it is most like, moved by up to a pixel."""
+    moved = [np.roll(image, (down, right), (0, 1)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    table = np.corrcoef([each.ravel() for each in (*moved, *others)])[:9, 9:]
+    return table.max(axis=0).argmax()
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_a_digit_in_disguise_is_the_mnist_digit(disguise, tmp_path, mnist):
+    path = tmp_path / "数字.png"
+    for number, digit in enumerate(mnist.train_images[:10]):
+        path.write_bytes(cv2.imencode(".png", DISGUISES[disguise](digit))[1])
+        seen = as_mnist(read_gray(path), path)
+        assert seen.dtype == np.uint8 and seen.shape == (28, 28) and seen.max() == 255
+        rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+        assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
+        for axis in (0, 1):  # MNIST's centres of mass lie at 14, to half a pixel
+            assert abs(np.arange(28) @ seen.sum(1 - axis) / seen.sum() - 14) < 0.6
+        found = most_like(seen, mnist.train_images[:1000])
+        if disguise == "small":  # its details are lost
+            assert mnist.train_labels[found] == mnist.train_labels[number]
+        else:
+            assert found == number
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".bmp", ".webp", ".tiff", ".pgm"])
+def test_other_formats_are_read(kind, tmp_path, mnist):
+    path = tmp_path / f"digit{kind}"
+    path.write_bytes(cv2.imencode(kind, large(mnist.train_images[0]))[1])
+    assert likeness(as_mnist(read_gray(path), path), as_mnist(large(mnist.train_images[0]), path)) > 0.98
+
+
+def test_a_thin_pen_writes_what_a_thick_one_does():
+    thin, thick = (np.full((1000, 1000), 255, np.uint8) for _ in range(2))
+    for image, width in (thin, 1), (thick, 80):
+        cv2.polylines(image, [np.array([[250, 150], [750, 150], [450, 850]])], False, 0, width)
+    assert likeness(as_mnist(thin, "thin"), as_mnist(thick, "thick")) > 0.9
+
+
+def bad_images(folder, digit):
+    """{name of a file that holds no digit: a word of what is said of it}"""
+    png = cv2.imencode(".png", large(digit))[1].tobytes()
+    contents = {"text.png": b"hello\n", "nothing.png": b"", "cut.png": png[: len(png) // 2]}
+    images = {"white": np.full((50, 50), 255), "clear": np.zeros((50, 50, 4)), "dot": np.zeros((1, 1))}
+    images["faint"] = 255 - large(digit) // 20
+    contents |= {
+        f"{name}.png": cv2.imencode(".png", image.astype(np.uint8))[1].tobytes() for name, image in images.items()
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / "folder").mkdir()
+    words = dict.fromkeys(contents, "no digit stands out") | dict.fromkeys(list(contents)[:3], "not an image")
+    return words | {"missing.png": "No such file", "folder": "no image in this folder"}
+
+
+def test_what_is_no_digit_is_named(tmp_path, mnist, capfd):
+    for name, words in bad_images(tmp_path, mnist.train_images[0]).items():
+        with pytest.raises(UserError, match=f"^{tmp_path / name}: .*{words}.*;"):
+            for path in find_images([tmp_path / name]):
+                as_mnist(read_gray(path), path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_folder_stands_for_its_images(tmp_path, mnist):
+    for name in ("b.png", "a.png", "c.jpg"):
+        cv2.imwrite(str(tmp_path / name), large(mnist.train_images[0]))
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "inside").mkdir()
+    single = tmp_path / "c.jpg"
+    assert find_images([single, tmp_path]) == [single, tmp_path / "a.png", tmp_path / "b.png", single]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """make(number): a network of an experiment with 16 units where it has 4,096."""
+
+    def make(number):
+        module = importlib.import_module(f"alexnet{number}")
+        monkeypatch.setattr(module, "n_fc2", 16)
+        monkeypatch.setattr(module, "n_fc3", 16)
+        return module.AlexNet()
+
+    return make
+
+
+@pytest.fixture
+def keep(tmp_path):
+    """keep(network, experiment, **facts): the files of a complete run; returns the path of its record."""
+
+    def write(network, experiment, **facts):
+        tf.train.Checkpoint(network=network).write(str(tmp_path / "weights" / "one"))
+        write_record(tmp_path / "one.json", {"experiment": experiment, **facts})
+        return tmp_path / "one.json"
+
+    return write
+
+
+@pytest.mark.parametrize("number, masks", [(2, 3), (5, 3), (6, 1)])
+def test_an_answer_is_the_networks_own_mean_over_masks(number, masks, small, mnist, monkeypatch):
+    """For 6 as in the batch that its moments are of, under the mask that they were taken with."""
+    monkeypatch.setattr(predict, "MASKS", masks)
+    network, digits = small(number), mnist.test_images[:8]
+    pixels = resize_tensorflow(digits)
+    outputs = [network(pixels, dropout_seeds(0, 0, mask), False)["output"] for mask in range(masks)]
+    expected = np.mean([tf.nn.softmax(output) for output in outputs], axis=0)
+    predictor = Predictor(network, digits)
+    answer = predictor(digits).numpy()
+    np.testing.assert_allclose(answer, expected, atol=1e-5)
+    np.testing.assert_allclose(predictor(digits[:1]).numpy(), answer[:1], atol=1e-5)  # whatever else is in the batch
+
+
+def test_weights_are_found_by_any_file_of_their_run(small, keep):
+    network = small(6)
+    network.running_means["fc1"].assign(np.arange(16.0))
+    record = keep(network, "alexnet6")
+    names = ["one.json", "one.csv", "one", "weights/one", "weights/one.", "weights/one.index"]
+    for name in [*names, "weights/one.data-00000-of-00001"]:
+        found = load_network(record.parent / name)
+        assert all((a.numpy() == b.numpy()).all() for a, b in zip(found.variables, network.variables))
+
+
+def cut(record):
+    path = record.parent / "weights" / "one.data-00000-of-00001"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def garble(record):
+    (record.parent / "weights" / "one.index").write_bytes(b"no index")
+
+
+def flip(record):
+    path = record.parent / "weights" / "one.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "a bit flipped": (flip, "damaged, or not of alexnet6.py"),
+    "cut": (cut, "damaged, or not of alexnet6.py"),
+    "garbled": (garble, "damaged, or not of alexnet6.py"),
+    "without data": (lambda record: (record.parent / "weights" / "one.data-00000-of-00001").unlink(), "damaged, or"),
+    "without index": (lambda record: (record.parent / "weights" / "one.index").unlink(), "no such file"),
+    "turned NaN": (lambda record: write_record(record, {"nan_weights": {"epoch": 1}}), "turned NaN"),
+    "no record": (lambda record: record.unlink(), "no such file; RUN is any file"),
+    "an experiment of nobody": (lambda record: write_record(record, {"experiment": "alexnet99"}), "'alexnet99'"),
+    "another program": (lambda record: write_record(record, {"experiment": "plot_results"}), "'plot_results'"),
+    **{
+        f"of experiment {other}": (lambda record, other=other: write_record(record, {"experiment": other}), other)
+        for other in ("alexnet2", "alexnet5")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_weights_that_do_not_fit_are_named(kind, small, keep):
+    for other in (2, 5):
+        small(other)
+    record = keep(small(6), "alexnet6")
+    damage, words = DAMAGE[kind]
+    damage(record)
+    with pytest.raises(UserError, match=f"^{record.parent}.*one.*{words}"):
+        load_network(record)
+
+
+@pytest.mark.parametrize("kept, number", [(2, 6), (6, 2)])
+def test_weights_too_few_or_too_many_are_one_error_and_no_warnings(kept, number, small, keep, monkeypatch, caplog):
+    small(number)
+    record = keep(small(kept), f"alexnet{number}")
+    monkeypatch.setattr(tf.get_logger(), "level", logging.WARNING)
+    monkeypatch.setattr(tf.get_logger(), "handlers", [caplog.handler])
+    with pytest.raises(UserError, match=f"damaged, or not of alexnet{number}.py"):
+        load_network(record)
+    gc.collect()
+    assert caplog.messages == []
+
+
+def test_digits_probabilities_and_the_picture(small, keep, mnist, monkeypatch, tmp_path, capsys):
+    record = keep(small(6), "alexnet6")
+    monkeypatch.setattr(predict, "open_session", lambda args: ("/CPU:0", {}))
+    for name in ("AT_ONCE", "MASKS", "COMPANIONS"):
+        monkeypatch.setattr(predict, name, 2)
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for number, digit in enumerate(mnist.train_images[:3]):
+        cv2.imwrite(str(folder / f"{number}.png"), large(digit))
+    command = ["predict.py", str(record), str(folder), "--picture", str(tmp_path / "seen.png")]
+    monkeypatch.setattr(sys, "argv", command)
+    predict.main()
+    heading, *lines, last = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["digit", *"0123456789", "%", "image"] and last.startswith(command[-1])
+    for number, line in enumerate(lines):
+        digit, *shares, name = line.split()
+        shares = [int(share) for share in shares]
+        assert name == str(folder / f"{number}.png")
+        assert sum(shares) == pytest.approx(100, abs=5) and shares[int(digit)] == max(shares)
+    picture = cv2.imread(command[-1], cv2.IMREAD_GRAYSCALE)
+    assert 0.3 < (picture == 0).mean() < 0.9 and (picture[len(picture) // 2 :] > 250).mean() > 0.05
+    monkeypatch.setattr(sys, "argv", [*command[:-1], str(folder / "1.png")])
+    with pytest.raises(UserError, match="--picture .*1.png: this is one of your images"):
+        predict.main()
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(predict, "PICTURE", 2)
+    with pytest.raises(UserError, match="--picture: there are 3 images, more than 2"):
+        predict.main()
+
+
+def test_bad_input_costs_one_line(tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    command = [sys.executable, "-m", "common.predict", "results/alexnet1", str(tmp_path / "text.png")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"predict.py: error: {tmp_path / 'text.png'}: not an image")
