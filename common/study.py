@@ -8,10 +8,9 @@ python -m common.study -- --device cpu            flags after -- go to the scrip
 """
 
 from argparse import Namespace, RawDescriptionHelpFormatter
-from collections import defaultdict
 import contextlib
 from datetime import timedelta
-import multiprocessing
+from multiprocessing import get_context, resource_tracker
 import os
 from pathlib import Path
 import re
@@ -39,16 +38,16 @@ def child(run, pipe):
     os.setsid()  # Ctrl-C reaches it through the study alone
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the script listens: an end without a traceback
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    code, reason = execute(ROOT / run.script, run.flags)
-    pipe.send(reason)
-    sys.exit(code)
+    pipe.send(execute(ROOT / run.script, run.flags))
 
 
 def one_by_one(runs, signals, _):
     """Do the runs on this machine and terminal until signals come; yields (run, exit code, why it failed or None)."""
     on_signals(lambda number, _: signals.append(number))
-    spawn = multiprocessing.get_context("spawn")
-    for run in runs:
+    spawn = get_context("spawn")
+    resource_tracker.ensure_running()  # now, for its start unblocks signals
+    while runs and not signals:
+        run = runs.pop(0)
         reader, writer = spawn.Pipe(duplex=False)
         process, passed_on = spawn.Process(target=child, args=(run, writer)), 0
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the process begins with them blocked
@@ -59,10 +58,7 @@ def one_by_one(runs, signals, _):
                 os.kill(process.pid, number)
                 passed_on += 1
             process.join(0.2)
-        code = process.exitcode
-        yield run, code if code >= 0 else 128 - code, reader.recv() if reader.poll() else None
-        if signals:
-            break
+        yield run, *(reader.recv() if reader.poll() else (128 + abs(process.exitcode) % 128, None))
 
 
 def on_a_node(run):
@@ -70,8 +66,7 @@ def on_a_node(run):
     code, reason = execute(run.script, run.flags)
     if code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
         os._exit(code)  # not the study stopped it but what ends this node: Ray starts it again on another
-    paths = [path for path in run.files if path.exists()] if code == 0 else []
-    return code, reason, {path: path.read_bytes().decode("utf-8") for path in paths}
+    return code, reason, {path: path.read_text("utf-8") for path in run.files if code == 0 and path.exists()}
 
 
 def together(runs, signals, args):
@@ -84,13 +79,12 @@ def together(runs, signals, args):
         import ray
 
         ray.init(args.ray, runtime_env=code, logging_level="ERROR", **local)
-    except ModuleNotFoundError:
-        raise UserError("--ray: Ray is not installed; pip install -r requirements-ray.txt") from None
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"--ray {args.ray}: {' '.join(str(error).split())}") from None
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        mend = "; pip install -r requirements-ray.txt" * isinstance(error, ImportError)
+        raise UserError(f"--ray {args.ray}: {' '.join(str(error).split())}{mend}") from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
-    on_cpu = runs[0].device == "cpu"
-    gpus, cpus = args.gpus or int(not on_cpu), args.cpus or min((n["CPU"] for n in nodes if on_cpu), default=1)
+    gpus = args.gpus or int(runs[0].device != "cpu")
+    cpus = args.cpus or min((node["CPU"] for node in nodes if not gpus), default=1)
     if not any(node["CPU"] >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         raise UserError(f"--ray {args.ray}: no node has {cpus:g} CPUs and {gpus:g} GPUs; lower --cpus or --gpus")
     do = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1, max_retries=10)(on_a_node)
@@ -109,23 +103,21 @@ def together(runs, signals, args):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(path, text)
                 yield run, code, reason
-            except ray.exceptions.TaskCancelledError:
-                pass  # before its script listened
             except (ray.exceptions.RayError, OSError) as error:
-                yield run, 1, f"{type(error).__name__}: {error}".partition("\n")[0]
+                yield run, 130 if signals else 1, f"{type(error).__name__}: {error}".partition("\n")[0]
     ray.shutdown()
 
 
 def status(runs, *_):
     """Print where these runs stand, and the time left if an epoch takes what it took in runs of the same kind."""
-    kind, seconds, total = re.compile(r"-(epochs|seed)\d+"), defaultdict(list), 0
+    kind, seconds, total = re.compile(r"-(epochs|seed)\d+"), {}, 0
     for path in runs[0].results_dir.glob("*.json") if runs else ():
         with contextlib.suppress(UserError, KeyError):
-            epochs = len(read_csv(path.with_suffix(".csv")))
-            seconds[kind.sub("", path.stem)].append(read_record(path)["wall_seconds"] / epochs)
+            epoch = read_record(path)["wall_seconds"] / len(read_csv(path.with_suffix(".csv")))
+            seconds.setdefault(kind.sub("", path.stem), []).append(epoch)
     for run in runs:
         epochs = len(read_csv(run.files[1])) if run.files[1].exists() else 0
-        measured = seconds[kind.sub("", run.name)]
+        measured = seconds.get(kind.sub("", run.name))
         left = round((run.epochs - epochs) * median(measured or [0]))
         state = f"epoch {epochs} of {run.epochs}" if epochs else "missing"
         say(f"{run.name:<38} {state:<18} {str(timedelta(seconds=left)) if measured else 'not measured':>22}")
@@ -142,7 +134,7 @@ def main():
     add("--status", action="store_true", help="start nothing, say what is missing")
     add("--ray", metavar="ADDRESS", help="several at a time: local, or HOST:6379, a cluster that this machine is in")
     add("--gpus", type=arguments.fraction, metavar="F", help="with --ray: a run's share of a GPU (1)")
-    add("--cpus", type=arguments.whole(1, 1024), metavar="N", help="with --ray: a run's CPUs (1; on the CPU a node's)")
+    add("--cpus", type=arguments.whole(1, 1024), metavar="N", help="with --ray: a run's CPUs (1; without GPU a node's)")
     add("flags", nargs="*", metavar="FLAG", help="after --: flags for the scripts")
     args = parser.parse_args()
     if not set(args.only.split(",")) <= set("1234567"):
@@ -153,17 +145,16 @@ def main():
     if given.seed or given.loss != "naive" or given.restart and args.ray:
         parser.error("argument FLAG: --seed and --loss are the study's own, and --restart is not for --ray")
     digest = data.select(data.load(given.data_dir), given).digest
-    flags = [*args.flags, "--results-dir", str(given.results_dir.absolute())]  # a node works in another folder
+    folder = given.results_dir.absolute()  # a node works elsewhere
+    flags = [*args.flags, "--results-dir", str(folder)]
     flags += ["--data-dir", str(given.data_dir.absolute())] if given.data_dir else []
+    planned = [run for run in plan(args.seeds) if str(run[0]) in args.only]
     todo, done, failed, signals = [], 0, {}, []
-    for number, loss, seed in plan(args.seeds):
-        if str(number) not in args.only:
-            continue
+    for number, loss, seed in planned:
         run = Namespace(**vars(given) | {"loss": loss, "seed": seed, "script": f"alexnet{number}.py"})
         run.name = arguments.run_name(f"alexnet{number}", run, digest)
         run.flags = [*flags, "--loss", loss, "--seed", str(seed)]
-        names = f"trace/{run.name}.csv", f"{run.name}.csv", f"{run.name}.json"
-        run.files = [run.results_dir.absolute() / name for name in names]
+        run.files = folder / f"trace/{run.name}.csv", folder / f"{run.name}.csv", folder / f"{run.name}.json"
         try:
             if run.restart or not complete(*run.files[1:], run.epochs):
                 todo.append(run)
@@ -172,17 +163,15 @@ def main():
             done += 1
         except UserError as error:
             failed[run.name] = str(error)
-    of = done + len(todo) + len(failed)
-    for run, code, reason in (status if args.status else together if args.ray and todo else one_by_one)(
-        todo, signals, args
-    ):
+    do = status if args.status else together if args.ray and todo else one_by_one
+    for run, code, reason in do(todo, signals, args):
         if code == 0 and complete(*run.files[1:], run.epochs):
             done += 1
         elif not signals or code - 128 not in SIGNALS:
             failed[run.name] = reason or f"exit code {code}"
     for name, reason in failed.items():
         say(f"{name} failed: {reason}")
-    say(f"{done} of {of} runs are complete, {len(failed)} failed" + ", stopped early" * bool(signals))
+    say(f"{done} of {len(planned)} runs are complete, {len(failed)} failed" + ", stopped early" * bool(signals))
     sys.exit(128 + signals[0] if signals else bool(failed))
 
 

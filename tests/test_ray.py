@@ -85,7 +85,9 @@ def test_a_cluster_does_the_study(cluster, tmp_path):
         "1,3,4,5,6",
     ]
     command += ["--seeds", "1", "--", *SMALL, "--no-weights", "--results-dir", "/proc/self/cwd/out"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=here, env={**env, "ALEXNET_COMMIT": "c0ffee"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=here, env={**env, "ALEXNET_COMMIT": "c0ffee"}
+    )
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines()[-2:] == [
         f"alexnet1-{NAME} failed: ValueError: no luck",

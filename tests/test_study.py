@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import termios
 
 from common import results
 from common.study import plan
@@ -126,6 +127,7 @@ def test_a_signal_before_the_script_listens_is_no_failure(number, tmp_path):
 
 def test_a_terminal_shows_what_the_script_shows(tmp_path):
     here, there = pty.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     process = study(tmp_path, "--only", "6", "--seeds", "1", stdout=there, stderr=there)
     os.close(there)
     shown = b""
@@ -179,8 +181,8 @@ def test_bad_input(flags, words, tmp_path):
 
 
 def test_without_ray_the_mend_is_named(tmp_path):
-    (tmp_path / "ray.py").write_text("raise ModuleNotFoundError\n")
+    (tmp_path / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\")\n")
     process = study(tmp_path, "--ray", "local", env={**os.environ, "PYTHONPATH": str(tmp_path)})
     out, err = process.communicate()
     assert process.returncode == 2 and out == ""
-    assert err == "study.py: error: --ray: Ray is not installed; pip install -r requirements-ray.txt\n"
+    assert err == "study.py: error: --ray local: No module named 'ray'; pip install -r requirements-ray.txt\n"
