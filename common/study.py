@@ -75,6 +75,7 @@ def together(runs, signals, args):
     local = {"include_dashboard": False, "object_store_memory": 100 * 2**20} if args.ray == "local" else {}
     code = {"working_dir": str(ROOT), "excludes": ["/*", "!/.", "!/alexnet*.py", "!/common"]}
     code["env_vars"] = {commit.VARIABLE: commit.git_commit() or ""}
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that closes must not end Ray before its runs
     try:
         import ray
 
@@ -89,6 +90,7 @@ def together(runs, signals, args):
         raise UserError(f"--ray {args.ray}: no node has {cpus:g} CPUs and {gpus:g} GPUs; lower --cpus or --gpus")
     do = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1, max_retries=10)(on_a_node)
     waiting, passed_on = {do.options(name=run.name).remote(run): run for run in runs}, 0
+    signal.signal(signal.SIGHUP, hangup)
     on_signals(lambda number, _: signals.append(number))
     while waiting:
         for number in signals[passed_on:]:
@@ -139,11 +141,9 @@ def main():
     args = parser.parse_args()
     if not set(args.only.split(",")) <= set("1234567"):
         parser.error(f"argument --only: {args.only!r} does not name experiments from 1 to 7, such as 2,3,5")
-    if (args.gpus or args.cpus) and not args.ray:
-        parser.error("arguments --gpus and --cpus are for --ray")
     given = arguments.parse("alexnet1.py", None, args.flags)
-    if given.seed or given.loss != "naive" or given.restart and args.ray:
-        parser.error("argument FLAG: --seed and --loss are the study's own, and --restart is not for --ray")
+    if given.seed or given.loss != "naive" or (given.restart if args.ray else args.gpus or args.cpus):
+        parser.error("--seed and --loss are the study's own; --gpus and --cpus are for --ray, --restart is not")
     digest = data.select(data.load(given.data_dir), given).digest
     folder = given.results_dir.absolute()  # a node works elsewhere
     flags = [*args.flags, "--results-dir", str(folder)]

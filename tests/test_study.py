@@ -103,7 +103,7 @@ def test_an_output_that_has_gone_costs_nothing(tmp_path):
 def test_a_signal_stops_the_run_in_hand_and_starts_no_other(number, tmp_path):
     process = study(tmp_path, "--only", "6", "--seeds", "3", more=["--epochs", "1000"])
     for line in process.stdout:
-        if line.startswith("epoch 1/"):
+        if "epoch 1/1000, loss" in line:
             process.send_signal(number)
             break
     out, err = process.communicate()
