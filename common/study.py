@@ -1,10 +1,10 @@
-"""All runs of the study, the most wanted first; what is complete is skipped, what was interrupted goes on.
+"""All runs, the most wanted first; what is complete is skipped, the rest goes on.
 
-python -m common.study                            seeds 0 to 4 of all seven, one run after the other
-python -m common.study --ray local --gpus 0.33    three at a time on this machine's GPU
-python -m common.study --ray HOST:6379            on all nodes of a Ray cluster, a GPU a run
-python -m common.study --status                   what is complete, at which epoch or missing, and the time left
-python -m common.study -- --device cpu            flags after -- go to the scripts
+python -m common.study                          one run after the other
+python -m common.study --ray local --gpus 0.33  three at a time on one GPU
+python -m common.study --ray HOST:6379          on a Ray cluster, a GPU a run
+python -m common.study --status                 what is missing, and how long
+python -m common.study -- --device cpu          flags after -- are the scripts'
 """
 
 from argparse import Namespace, RawDescriptionHelpFormatter
