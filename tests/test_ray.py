@@ -71,23 +71,10 @@ def test_a_cluster_does_the_study(cluster, tmp_path):
     for number in (1, 3, 4, 5):
         (here / f"alexnet{number}.py").write_text(STAND_IN.format(number=number, marks=str(marks)))
     address, env = cluster
-    command = [
-        sys.executable,
-        "-m",
-        "common.study",
-        "--ray",
-        address,
-        "--gpus",
-        "0.5",
-        "--cpus",
-        "1",
-        "--only",
-        "1,3,4,5,6",
-    ]
-    command += ["--seeds", "1", "--", *SMALL, "--no-weights", "--results-dir", "/proc/self/cwd/out"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=here, env={**env, "ALEXNET_COMMIT": "c0ffee"}
-    )
+    flags = f"--ray {address} --gpus 0.5 --only 1,3,4,5,6 --seeds 1 -- --no-weights --results-dir /proc/self/cwd/out"
+    command = [sys.executable, "-m", "common.study", *flags.split(), *SMALL]
+    env["ALEXNET_COMMIT"] = "c0ffee"  # of the study, not of the nodes
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=here, env=env)
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines()[-2:] == [
         f"alexnet1-{NAME} failed: ValueError: no luck",
