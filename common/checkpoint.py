@@ -11,8 +11,7 @@ from pathlib import Path
 import shutil
 import tokenize
 
-from common.cli import UserError
-from common.report import say
+from common.cli import UserError, say
 from common.session import tf
 import numpy as np
 

@@ -4,7 +4,14 @@ import argparse
 import contextlib
 import os
 from pathlib import Path
+import runpy
+import signal
 import sys
+import traceback
+
+from tqdm import tqdm
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # those that ask for an end
 
 
 class UserError(Exception):
@@ -16,6 +23,22 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def say(text):
+    """Print text, above the bar if there is one. Where stdout has gone (a closed terminal, a pipe), do without it."""
+    try:
+        tqdm.write(text)
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def on_signals(handler):
+    """Have handler(number, frame) called, and nothing else done, at Ctrl-C, SIGTERM and SIGHUP."""
+    for number in SIGNALS:
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -33,4 +56,17 @@ def user_errors():
     else:
         return
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
-    sys.exit(2)
+    raise SystemExit(2) from UserError(message)
+
+
+def execute(script, flags):
+    """Run a script in this process, as Python would; returns its exit code and why it failed, or None."""
+    sys.argv = [str(script), *flags]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0, end.__cause__ and str(end.__cause__)
+    except Exception as error:
+        traceback.print_exc()
+        return 1, f"{type(error).__name__}: {error}"
+    return 0, None

@@ -3,24 +3,14 @@
 import contextlib
 import datetime
 import math
-import os
-import sys
 import textwrap
 import time
 
+from common.cli import say
 from common.session import gpu_missing, nvidia_present
 from tqdm import tqdm
 
 FIRST_LINE, NEXT_LINE = 60, 600  # seconds until a run that has no bar says how fast it is
-
-
-def say(text):
-    """Print text, above the bar if there is one."""
-    try:
-        tqdm.write(text)
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def banner(facts, args):

@@ -8,33 +8,20 @@ import math
 import os
 from pathlib import Path
 import signal
-import subprocess
 import sys
 import threading
 
 from common import arguments, data
 from common.checkpoint import Checkpoints, lock, what_computes, write
-from common.cli import UserError, user_errors
-from common.report import banner, say
+from common.cli import UserError, on_signals, say, user_errors
+from common.commit import git_commit
+from common.report import banner
 from common.results import complete, read_record, write_csv, write_record
 from common.session import open_session, tf
 from common.training import State, Training
 
 # What may change where a run goes on: facts of the session that a stretch of it is recorded with.
 CONDITIONS = ("device", "device_name", "threads", "precision", "tf32", "xla", "deterministic", "versions")
-
-
-def git_commit():
-    """The commit of this checkout, with + where tracked files differ from it; None outside git."""
-    here = Path(__file__).parent
-    try:
-        head, changed = (
-            subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + "+" * bool(changed)
 
 
 def set_aside(*paths):
@@ -60,9 +47,7 @@ class Stop:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
-                signal.signal(number, lambda *_: None)
+        on_signals(lambda *_: None)
         threading.Thread(target=self.listen, args=(reader,), daemon=True).start()
 
     def listen(self, reader):

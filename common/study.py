@@ -1,21 +1,26 @@
-"""All runs of the study, the most wanted first; what is complete is skipped, what was interrupted goes on.
+"""All runs, the most wanted first; what is complete is skipped, the rest goes on.
 
-python -m common.study                    seeds 0 to 4 of all seven, the article's protocol, one run after the other
-python -m common.study --jobs 3           three runs at a time on one GPU
-python -m common.study -- --device cpu    flags after -- go to the scripts
+python -m common.study                          one run after the other
+python -m common.study --ray local --gpus 0.33  three at a time on one GPU
+python -m common.study --ray HOST:6379          on a Ray cluster, a GPU a run
+python -m common.study --status                 what is missing, and how long
+python -m common.study -- --device cpu          flags after -- are the scripts'
 """
 
-import argparse
-from concurrent.futures import ThreadPoolExecutor
+from argparse import Namespace, RawDescriptionHelpFormatter
+import contextlib
+from datetime import timedelta
+from multiprocessing import get_context, resource_tracker
+import os
 from pathlib import Path
+import re
 import signal
-import subprocess
+from statistics import median
 import sys
-import threading
 
-from common import arguments
-from common.cli import Parser, user_errors
-from common.results import complete
+from common import arguments, commit, data
+from common.cli import SIGNALS, Parser, UserError, execute, on_signals, say, user_errors
+from common.results import complete, read_csv, read_record, write_atomically
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,64 +33,146 @@ def plan(seeds):
     return runs + [run for seed in range(1, seeds) for run in ((1, "naive", seed), (7, "naive", seed))]
 
 
-class Study:
-    """Runs scripts as subprocesses, up to jobs at a time, until one is stopped by a signal."""
+def child(run, pipe):
+    """What the process of one run on this machine does."""
+    os.setsid()  # Ctrl-C reaches it through the study alone
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the script listens: an end without a traceback
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    pipe.send(execute(ROOT / run.script, run.flags))
 
-    def __init__(self, flags):
-        self.flags, self.running, self.stopped, self.codes = flags, set(), False, []
-        self.lock = threading.Lock()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.stop)
 
-    def stop(self, number, _):
-        """Start nothing more, and let the runs in hand save what they need to go on."""
-        self.stopped = True
-        for process in tuple(self.running):
-            process.send_signal(signal.SIGTERM)
+def one_by_one(runs, signals, _):
+    """Do the runs on this machine and terminal until signals come; yields (run, exit code, why it failed or None)."""
+    on_signals(lambda number, _: signals.append(number))
+    spawn = get_context("spawn")
+    resource_tracker.ensure_running()  # now, for its start unblocks signals
+    while runs and not signals:
+        run = runs.pop(0)
+        reader, writer = spawn.Pipe(duplex=False)
+        process, passed_on = spawn.Process(target=child, args=(run, writer)), 0
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the process begins with them blocked
+        process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        while process.is_alive():
+            for number in signals[passed_on:]:
+                os.kill(process.pid, number)
+                passed_on += 1
+            process.join(0.2)
+        yield run, *(reader.recv() if reader.poll() else (128 + abs(process.exitcode) % 128, None))
 
-    def run(self, number, loss, seed):
-        """One script; its lines go to stdout, each behind the run's name."""
-        command = [f"alexnet{number}.py", "--loss", loss, "--seed", str(seed), *self.flags]
-        args = arguments.parse(command[0], None, command[1:])
-        name = arguments.run_name(f"alexnet{number}", args, None)
-        with self.lock:
-            if self.stopped:
-                return
-            if not args.restart and complete(*(args.results_dir / f"{name}.{s}" for s in ("csv", "json")), args.epochs):
-                print(f"[{name}] is complete", flush=True)
-                return
-            process = subprocess.Popen(
-                [sys.executable, "-u", ROOT / command[0], *command[1:]],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,  # Ctrl-C reaches it through stop alone
-            )
-            self.running.add(process)
-        for line in process.stdout:
-            print(f"[{name}] {line}", end="", flush=True)
-        self.codes.append(process.wait())
-        self.running.discard(process)
+
+def on_a_node(run):
+    """What a worker of Ray's does; returns (exit code, why it failed or None, the run's files as {path: text})."""
+    code, reason = execute(run.script, run.flags)
+    if code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
+        os._exit(code)  # not the study stopped it but what ends this node: Ray starts it again on another
+    return code, reason, {path: path.read_text("utf-8") for path in run.files if code == 0 and path.exists()}
+
+
+def together(runs, signals, args):
+    """Do the runs as tasks of Ray, wherever it has what each of them takes; yields what one_by_one does."""
+    os.environ |= {"RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    local = {"include_dashboard": False, "object_store_memory": 100 * 2**20} if args.ray == "local" else {}
+    code = {"working_dir": str(ROOT), "excludes": ["/*", "!/.", "!/alexnet*.py", "!/common"]}
+    code["env_vars"] = {commit.VARIABLE: commit.git_commit() or ""}
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that closes must not end Ray before its runs
+    try:
+        import ray
+
+        ray.init(args.ray, runtime_env=code, logging_level="ERROR", **local)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        mend = "; pip install -r requirements-ray.txt" * isinstance(error, ImportError)
+        raise UserError(f"--ray {args.ray}: {' '.join(str(error).split())}{mend}") from None
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
+    gpus = args.gpus or int(runs[0].device != "cpu")
+    cpus = args.cpus or min((node["CPU"] for node in nodes if not gpus), default=1)
+    if not any(node["CPU"] >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        raise UserError(f"--ray {args.ray}: no node has {cpus:g} CPUs and {gpus:g} GPUs; lower --cpus or --gpus")
+    do = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1, max_retries=10)(on_a_node)
+    waiting, passed_on = {do.options(name=run.name).remote(run): run for run in runs}, 0
+    signal.signal(signal.SIGHUP, hangup)
+    on_signals(lambda number, _: signals.append(number))
+    while waiting:
+        for number in signals[passed_on:]:
+            for task in waiting:
+                ray.cancel(task, force=passed_on > 0 and number != signal.SIGHUP)
+            passed_on += 1
+        for task in ray.wait(list(waiting), timeout=0.5)[0]:
+            run = waiting.pop(task)
+            try:
+                code, reason, files = ray.get(task)
+                for path, text in files.items():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(path, text)
+                yield run, code, reason
+            except (ray.exceptions.RayError, OSError) as error:
+                yield run, 130 if signals else 1, f"{type(error).__name__}: {error}".partition("\n")[0]
+    ray.shutdown()
+
+
+def status(runs, *_):
+    """Print where these runs stand, and the time left if an epoch takes what it took in runs of the same kind."""
+    kind, seconds, total = re.compile(r"-(epochs|seed)\d+"), {}, 0
+    for path in runs[0].results_dir.glob("*.json") if runs else ():
+        with contextlib.suppress(UserError, KeyError):
+            epoch = read_record(path)["wall_seconds"] / len(read_csv(path.with_suffix(".csv")))
+            seconds.setdefault(kind.sub("", path.stem), []).append(epoch)
+    for run in runs:
+        epochs = len(read_csv(run.files[1])) if run.files[1].exists() else 0
+        measured = seconds.get(kind.sub("", run.name))
+        left = round((run.epochs - epochs) * median(measured or [0]))
+        state = f"epoch {epochs} of {run.epochs}" if epochs else "missing"
+        say(f"{run.name:<38} {state:<18} {str(timedelta(seconds=left)) if measured else 'not measured':>22}")
+        total += left
+    say(f"{timedelta(seconds=total)} left one after the other, as far as measured")
+    return ()
 
 
 def main():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=arguments.whole(1, 1000), default=5, metavar="N", help="seeds 0 to N-1 (5)")
-    parser.add_argument("--jobs", type=arguments.whole(1, 64), default=1, metavar="N", help="runs at a time (1)")
-    parser.add_argument("--only", metavar="N,N", help="these experiments alone, such as 2,3,5")
-    parser.add_argument("flags", nargs="*", metavar="FLAG", help="after --: flags for the scripts")
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--seeds", type=arguments.whole(1, 1000), default=5, metavar="N", help="seeds 0 to N-1 (5)")
+    add("--only", metavar="N,N", default="1,2,3,4,5,6,7", help="these experiments alone, such as 2,3,5")
+    add("--status", action="store_true", help="start nothing, say what is missing")
+    add("--ray", metavar="ADDRESS", help="several at a time: local, or HOST:6379, a cluster that this machine is in")
+    add("--gpus", type=arguments.fraction, metavar="F", help="with --ray: a run's share of a GPU (1)")
+    add("--cpus", type=arguments.whole(1, 1024), metavar="N", help="with --ray: a run's CPUs (1; without GPU a node's)")
+    add("flags", nargs="*", metavar="FLAG", help="after --: flags for the scripts")
     args = parser.parse_args()
-    if args.only and not set(args.only.split(",")) <= set("1234567"):
+    if not set(args.only.split(",")) <= set("1234567"):
         parser.error(f"argument --only: {args.only!r} does not name experiments from 1 to 7, such as 2,3,5")
-    arguments.parse("alexnet1.py", None, args.flags)  # a bad flag ends the study, not every run of it
-    study = Study(args.flags)
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for run in plan(args.seeds):
-            if not args.only or str(run[0]) in args.only.split(","):
-                pool.submit(study.run, *run)
-    failed = sum(code not in (0, 143) for code in study.codes)
-    print(f"{len(study.codes)} runs started, {failed} failed" + ", stopped before the end" * study.stopped)
-    sys.exit(1 if failed else 143 if study.stopped else 0)
+    given = arguments.parse("alexnet1.py", None, args.flags)
+    if given.seed or given.loss != "naive" or (given.restart if args.ray else args.gpus or args.cpus):
+        parser.error("--seed and --loss are the study's own; --gpus and --cpus are for --ray, --restart is not")
+    digest = data.select(data.load(given.data_dir), given).digest
+    folder = given.results_dir.absolute()  # a node works elsewhere
+    flags = [*args.flags, "--results-dir", str(folder)]
+    flags += ["--data-dir", str(given.data_dir.absolute())] if given.data_dir else []
+    planned = [run for run in plan(args.seeds) if str(run[0]) in args.only]
+    todo, done, failed, signals = [], 0, {}, []
+    for number, loss, seed in planned:
+        run = Namespace(**vars(given) | {"loss": loss, "seed": seed, "script": f"alexnet{number}.py"})
+        run.name = arguments.run_name(f"alexnet{number}", run, digest)
+        run.flags = [*flags, "--loss", loss, "--seed", str(seed)]
+        run.files = folder / f"trace/{run.name}.csv", folder / f"{run.name}.csv", folder / f"{run.name}.json"
+        try:
+            if run.restart or not complete(*run.files[1:], run.epochs):
+                todo.append(run)
+                continue
+            say(f"{run.name} is complete")
+            done += 1
+        except UserError as error:
+            failed[run.name] = str(error)
+    do = status if args.status else together if args.ray and todo else one_by_one
+    for run, code, reason in do(todo, signals, args):
+        if code == 0 and complete(*run.files[1:], run.epochs):
+            done += 1
+        elif not signals or code - 128 not in SIGNALS:
+            failed[run.name] = reason or f"exit code {code}"
+    for name, reason in failed.items():
+        say(f"{name} failed: {reason}")
+    say(f"{done} of {len(planned)} runs are complete, {len(failed)} failed" + ", stopped early" * bool(signals))
+    sys.exit(128 + signals[0] if signals else bool(failed))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,22 @@
+"""The commit that a run's record names."""
+
+import os
+from pathlib import Path
+import subprocess
+
+VARIABLE = "ALEXNET_COMMIT"  # what the study tells its nodes, which have the code without git
+
+
+def git_commit():
+    """The commit of this checkout, with + where tracked files differ from it; None outside git."""
+    if VARIABLE in os.environ:
+        return os.environ[VARIABLE] or None
+    here = Path(__file__).parent
+    try:
+        head, changed = (
+            subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + "+" * bool(changed)
