@@ -23,6 +23,7 @@ def compared(request, pixels, seeds, monkeypatch):
     return request.param, values, pixels.numpy(), network(pixels, seeds, training=True)["output"].numpy()
 
 
+@pytest.mark.slow
 def test_the_others_begin_with_the_same_variables(compared):
     experiment, values, _, _ = compared
     assert {name: value.shape for name, value in peers.initial(experiment).items()} == {
@@ -30,6 +31,7 @@ def test_the_others_begin_with_the_same_variables(compared):
     }
 
 
+@pytest.mark.slow
 def test_pytorch_is_the_same_network(compared):
     torch = pytest.importorskip("torch")
     experiment, values, pixels, logits = compared
@@ -38,6 +40,7 @@ def test_pytorch_is_the_same_network(compared):
     assert np.linalg.norm(got - logits) < 1e-3 * np.linalg.norm(logits)
 
 
+@pytest.mark.slow
 def test_jax_is_the_same_network(compared):
     jax = pytest.importorskip("jax")
     experiment, values, pixels, logits = compared
@@ -45,6 +48,7 @@ def test_jax_is_the_same_network(compared):
     assert np.linalg.norm(got - logits) < 1e-3 * np.linalg.norm(logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [None, "article"])
 def test_a_sample_is_a_rate_and_a_peak(function):
     job = {"kind": "speed", "started": 0.0, "experiment": 6, "precision": "float32", "batch": 2, "device": "cpu"}
@@ -55,6 +59,7 @@ def test_a_sample_is_a_rate_and_a_peak(function):
     assert process.returncode == 0 and 0.01 < taken["rate"] < 1000 and 500 < taken["peak"] < 4000
 
 
+@pytest.mark.slow
 def test_ours_advances_by_as_many_steps_as_asked():
     code = (
         "import tests.benchmark as b, common.training as t\n"

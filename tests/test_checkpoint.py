@@ -194,7 +194,7 @@ def test_docstrings_comments_and_blank_lines_do_not_compute():
 def test_every_module_computes_or_is_known_not_to():
     code = "import alexnet1, alexnet6, sys; print(*(n[7:] for n in sys.modules if n.startswith('common.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    handling = {"arguments", "checkpoint", "cli", "report", "results", "run"}
+    handling = {"arguments", "checkpoint", "cli", "commit", "report", "results", "run"}
     assert set(done.stdout.split()) == handling | set(checkpoint.COMPUTING)
 
 
@@ -307,6 +307,7 @@ def test_two_runs_with_the_same_files(tmp_path):
     lock(tmp_path, "x")
 
 
+@pytest.mark.slow
 def test_a_closing_terminal_stops_a_run_and_two_hangups_do_not_kill_it(tmp_path):
     command = [
         sys.executable,
@@ -334,6 +335,7 @@ def test_a_closing_terminal_stops_a_run_and_two_hangups_do_not_kill_it(tmp_path)
     assert list((tmp_path / ".checkpoints").glob("*/*.index")) and len(list(tmp_path.glob("*.csv"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.4, 0.8, 1.6])
 def test_ctrl_c_while_tensorflow_is_imported_is_quiet(seconds, tmp_path):
     command = [sys.executable, str(ROOT / "alexnet1.py"), *SMALL, "--results-dir", str(tmp_path), "--epochs", "90"]
@@ -345,6 +347,7 @@ def test_ctrl_c_while_tensorflow_is_imported_is_quiet(seconds, tmp_path):
         assert process.returncode in (130, -signal.SIGINT) and out == err == ""
 
 
+@pytest.mark.slow
 def test_a_script_killed_and_stopped_ends_the_same(tmp_path):
     """SIGKILL at three moments of a real script, then SIGTERM and Ctrl-C: the curve is that of a run left alone."""
     for name in ("alone", "killed"):

@@ -106,6 +106,10 @@ def check_evaluation_protocol(pair):
     assert arguments.parse("alexnet", "", []).test_size == 1000
 
 
+# Of the settings one an experiment, of the mistakes one in all; what is not named here is marked slow.
+QUICK = {"variables", "initial values", "he naive masks", "evaluation protocol", "epsilon 1e-5"}
+
+
 def checks():
     """All that needs an experiment's network, experiment by experiment, so that each is built once."""
     for experiment in EXPERIMENTS:
@@ -118,7 +122,8 @@ def checks():
         if experiment in (2, 6):
             found["evaluation protocol"] = check_evaluation_protocol
         for name, check in found.items():
-            yield pytest.param(experiment, check, id=f"alexnet{experiment}: {name}")
+            marks = () if name in QUICK else pytest.mark.slow
+            yield pytest.param(experiment, check, id=f"alexnet{experiment}: {name}", marks=marks)
 
 
 @pytest.mark.parametrize("experiment, check", list(checks()))

@@ -763,6 +763,7 @@ def test_files_come_before_the_report(tmp_path, monkeypatch):
 # An eighth experiment, as the README says
 
 
+@pytest.mark.slow
 def test_an_eighth_experiment(tmp_path):
     shutil.copytree(SCRIPT.parent / "common", tmp_path / "common", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("plot_results.py", "tests/conftest.py", "tests/test_networks.py", "pyproject.toml"):

@@ -62,6 +62,7 @@ def cluster():
         process.communicate("\n")
 
 
+@pytest.mark.slow
 def test_a_cluster_does_the_study(cluster, tmp_path):
     """Four stand-ins and a real script, from a folder that the nodes do not see."""
     here, marks = tmp_path / "repository", tmp_path / "marks"

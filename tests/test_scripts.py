@@ -26,7 +26,7 @@ def files(folder):
     return read_csv(path), json.loads(path.with_suffix(".json").read_text("utf-8"), parse_constant=pytest.fail)
 
 
-@pytest.mark.parametrize("number", range(1, 8))
+@pytest.mark.parametrize("number", [pytest.param(n, marks=[pytest.mark.slow] * (n not in (2, 6))) for n in range(1, 8)])
 def test_script(number, tmp_path, mnist):
     done = start(number, tmp_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
@@ -46,6 +46,7 @@ def test_script(number, tmp_path, mnist):
         assert rows[0].loss == pytest.approx(20 * math.log(10), rel=0.05)
 
 
+@pytest.mark.slow
 def test_batch_norm_learns_on_a_few_hundred_digits(tmp_path):
     sizes = ["--device", "cpu", "--train-size", "320", "--test-size", "100", "--batch-size", "16", "--epochs", "2"]
     assert start(6, tmp_path, small=sizes).returncode == 0
@@ -53,6 +54,7 @@ def test_batch_norm_learns_on_a_few_hundred_digits(tmp_path):
     assert rows[-1].accuracy >= 0.5 and rows[-1].train_accuracy > rows[0].train_accuracy
 
 
+@pytest.mark.slow
 def test_a_complete_run_is_left_alone_and_restart_keeps_its_files(tmp_path):
     folder = tmp_path / "Läufe und mehr"
     folder.mkdir()
@@ -66,6 +68,7 @@ def test_a_complete_run_is_left_alone_and_restart_keeps_its_files(tmp_path):
         assert path.exists() and path.with_name(f"{path.name}.old1").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_agree_and_opencv_is_close(tmp_path):
     rows = {}
     for name, flags in {"a": [], "b": [], "opencv": ["--resize", "opencv"], "seed": ["--seed", "1"]}.items():
@@ -78,6 +81,7 @@ def test_two_runs_with_one_seed_agree_and_opencv_is_close(tmp_path):
         assert ours.loss == pytest.approx(reference.loss, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, words",
     [
@@ -96,6 +100,7 @@ def test_bad_input_costs_one_line(flags, words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["true", "head -n 1", ">&-", ">&- 2>&-", "< /dev/null 2>&-"])
 def test_an_output_that_has_gone_costs_nothing(how, tmp_path):
     command = shlex.join([sys.executable, str(ROOT / "alexnet4.py"), *SMALL, "--results-dir", str(tmp_path)])
@@ -106,6 +111,7 @@ def test_an_output_that_has_gone_costs_nothing(how, tmp_path):
     assert len(rows) == 2 and record["complete"]
 
 
+@pytest.mark.slow
 def test_help_fits_a_terminal_of_80_columns(tmp_path):
     for number in range(1, 8):
         command = [sys.executable, str(ROOT / f"alexnet{number}.py"), "--help"]
@@ -113,6 +119,7 @@ def test_help_fits_a_terminal_of_80_columns(tmp_path):
         assert max(map(len, done.stdout.splitlines())) <= 80 and "\nArticle:  " in done.stdout
 
 
+@pytest.mark.slow
 def test_xla_and_deterministic_runs(tmp_path):
     for number, flags in {6: ["--xla"], 2: ["--deterministic", "--log-device-placement", "--no-tf32"]}.items():
         (tmp_path / str(number)).mkdir()

@@ -103,6 +103,7 @@ def test_mixed_on_the_cpu():
     assert_mixed_keeps_the_loss_and_the_moments_in_float32("cpu", "bfloat16")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not session.bfloat16(), reason="this processor has no bfloat16 arithmetic")
 @pytest.mark.parametrize("experiment", (2, 6))
 def test_a_mixed_step_is_the_article_s_but_for_the_rounding(experiment):
@@ -214,6 +215,7 @@ def test_banner(monkeypatch):
     assert "memory growth" in text and "TF32" in text and "No usable GPU" not in text
 
 
+@pytest.mark.slow
 def test_importing_tensorflow_is_quiet_and_failures_are_not():
     done = python("import alexnet1")
     assert (done.stdout, done.stderr) == ("", "")

@@ -42,6 +42,7 @@ def test_the_plan():
     assert plan(1) == runs[:9]
 
 
+@pytest.mark.slow
 def test_what_is_complete_is_skipped(tmp_path):
     finished(tmp_path, f"alexnet1-{NAME}")
     out, err = study(tmp_path, "--only", "1", "--seeds", "2").communicate()
@@ -51,6 +52,7 @@ def test_what_is_complete_is_skipped(tmp_path):
     assert json.loads((tmp_path / f"alexnet1-{NAME}-seed1.json").read_text())["complete"]
 
 
+@pytest.mark.slow
 def test_another_data_set_is_another_run(tmp_path):
     """Files of MNIST's format and names, of 16 and 20 white images."""
     data, folder = tmp_path / "data", tmp_path / "results"
@@ -70,6 +72,7 @@ def test_another_data_set_is_another_run(tmp_path):
     assert len(results.read_csv(curve)) == 2
 
 
+@pytest.mark.slow
 def test_whatever_fails_is_named_and_the_others_run(tmp_path):
     finished(tmp_path, f"alexnet1-{NAME}")
     damaged = tmp_path / f"alexnet1-{NAME}.json"
@@ -87,6 +90,7 @@ def test_whatever_fails_is_named_and_the_others_run(tmp_path):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_an_output_that_has_gone_costs_nothing(tmp_path):
     flags = shlex.join(["--only", "4,1", "--seeds", "1", "--", *SMALL, "--results-dir", str(tmp_path)])
     command = f"set -o pipefail; {sys.executable} -m common.study {flags} | head -n 2"
@@ -99,6 +103,7 @@ def test_an_output_that_has_gone_costs_nothing(tmp_path):
     assert first[0].stat().st_mtime < second[1].stat().st_mtime  # one after the other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_stops_the_run_in_hand_and_starts_no_other(number, tmp_path):
     process = study(tmp_path, "--only", "6", "--seeds", "3", more=["--epochs", "1000"])
@@ -114,6 +119,7 @@ def test_a_signal_stops_the_run_in_hand_and_starts_no_other(number, tmp_path):
     assert list((tmp_path / ".checkpoints" / begun.stem).glob("step-*.index"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_before_the_script_listens_is_no_failure(number, tmp_path):
     process = study(tmp_path, "--only", "6", "--seeds", "3")
@@ -125,6 +131,7 @@ def test_a_signal_before_the_script_listens_is_no_failure(number, tmp_path):
     assert out == "0 of 3 runs are complete, 0 failed, stopped early\n"
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_what_the_script_shows(tmp_path):
     here, there = pty.openpty()
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
@@ -160,6 +167,7 @@ def test_status(tmp_path):
     assert out.splitlines()[-2].startswith("0:01:00 left") and out.splitlines()[-1].startswith("1 of 6 runs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, words",
     [
