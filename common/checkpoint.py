@@ -130,5 +130,7 @@ class Checkpoints:
         return None
 
     def delete(self):
-        """Remove all checkpoints of the run."""
+        """Remove all checkpoints of the run, the indexes first: what a kill leaves of the others is no checkpoint."""
+        for path in self.folder.glob("*.index"):
+            path.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -108,6 +108,19 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(suffix, damage, tmp_p
         assert "damaged, trying the one before" in capsys.readouterr().out
 
 
+def test_what_a_kill_leaves_of_deleted_checkpoints_is_none(tmp_path, monkeypatch, whole):
+    stop_twice(tmp_path)
+    with monkeypatch.context() as killed:
+        killed.setattr(
+            checkpoint.shutil, "rmtree", lambda folder, **_: [path.unlink() for path in folder.glob("*.data*")]
+        )
+        checkpoint.Checkpoints(tmp_path / ".checkpoints" / "x", Brightness(2.0)).delete()
+    for path in tmp_path.glob("x.*"):
+        path.unlink()
+    assert train(tmp_path) == 0
+    assert curve(tmp_path) == whole
+
+
 def test_without_a_whole_checkpoint_nothing_is_overwritten(tmp_path):
     train(tmp_path, looks=8)
     for path in (tmp_path / ".checkpoints" / "x").glob("*.index"):
