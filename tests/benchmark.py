@@ -380,15 +380,14 @@ def profiles(experiment, batch):
 def measure(args, libraries, experiment, batch, samples):
     """Let the contenders take their turns, and add what they reach to samples, as table takes them."""
     for turn in range(args.turns):
-        other = args.other and args.other.resolve()
-        these = contenders(args.device == "gpu", libraries, other and other.name, args.precisions)
+        these = contenders(args.device == "gpu", libraries, args.other and args.other.name, args.precisions)
         for name, precision, function, options in these:
             job = {"kind": "limit", "precision": precision, "device": args.device}
             if name != LIMIT:
                 job |= {"kind": "speed", "function": function, "options": options, "seconds": args.seconds}
                 job |= {"experiment": experiment, "batch": batch}
-            if other and name == other.name:
-                job["folder"] = other
+            if args.other and name == args.other.name:
+                job["folder"] = args.other
             if function in ("pytorch", "jax"):
                 if turn >= args.peers:
                     continue
@@ -411,6 +410,11 @@ def main():
             raise argparse.ArgumentTypeError(f"no {min(unknown)!r}; choose of float32,mixed")
         return text.split(",")
 
+    def checkout(text):
+        if not (folder := Path(text).resolve()).joinpath("tests", "benchmark.py").exists():
+            raise argparse.ArgumentTypeError(f"{text!r} is not a checkout of this repository")
+        return folder
+
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", type=experiments, default=[2, 5, 6], metavar="N,N", help="of 2, 5 and 6 (all)")
     parser.add_argument("--batches", type=numbers, default=[200, 50, 800], metavar="N,N", help="sizes (200,50,800)")
@@ -426,7 +430,7 @@ def main():
         help="the Python that has PyTorch and JAX, if it is another one",
     )
     parser.add_argument("--precisions", type=precisions, default=["float32", "mixed"], metavar="P,P", help="(both)")
-    parser.add_argument("--other", type=Path, metavar="DIR", help="a checkout of another commit, to take turns as well")
+    parser.add_argument("--other", type=checkout, metavar="DIR", help="a checkout of another commit, to take turns too")
     parser.add_argument("--no-runs", action="store_true", help="leave out the whole runs")
     parser.add_argument("--profile", action="store_true", help="say what a step's time goes to, on a CPU")
     parser.add_argument("--sample", type=json.loads, help=argparse.SUPPRESS)
