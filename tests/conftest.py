@@ -3,6 +3,7 @@
 import importlib
 import os
 from pathlib import Path
+import signal
 
 os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # this process shares the GPU with those that tests start
 
@@ -13,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) == signal.SIG_IGN:  # under nohup: a handler, unlike this, is not passed on to children
+        signal.signal(number, lambda *_: None)
 
 tf.get_logger().setLevel("ERROR")  # the tests retrace on purpose
 
