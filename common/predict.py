@@ -176,6 +176,11 @@ class Predictor:
         return tf.reduce_mean(tf.nn.softmax(outputs), axis=0)
 
 
+def in_batches(predict, digits):
+    """Probabilities [n, 10] of digits uint8 [n, 28, 28], however many they are; predict is a Predictor."""
+    return np.concatenate([predict(digits[at : at + AT_ONCE]).numpy() for at in range(0, len(digits), AT_ONCE)])
+
+
 def draw(path, digits, captions):
     """Write a PNG of the digits uint8 [n, 28, 28] at the 227x227 that the network is given, each with its caption."""
     columns = min(len(digits), 6)
@@ -208,10 +213,10 @@ def main():
     device, _ = open_session(arguments.parse("predict", None, ["--device", args.device]))
     with tf.device(device):
         predict = Predictor(load_network(args.run), data.load().test_images[:COMPANIONS])
-        probabilities = [predict(digits[at : at + AT_ONCE]).numpy() for at in range(0, len(digits), AT_ONCE)]
+        probabilities = in_batches(predict, digits)
         captions = []
         print(f"digit {''.join(f'{digit:4}' for digit in range(10))} %  image")
-        for path, row in zip(paths, np.concatenate(probabilities)):
+        for path, row in zip(paths, probabilities):
             print(f"{row.argmax():5} {''.join(f'{100 * share:4.0f}' for share in row)}    {path}")
             captions.append(f"{row.argmax()}, {100 * row.max():.0f} %\n{path.name[-28:]}")
         if args.picture:

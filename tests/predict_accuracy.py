@@ -12,7 +12,7 @@ import tempfile
 
 from common import arguments, data
 from common.cli import Parser, user_errors
-from common.predict import AT_ONCE, COMPANIONS, MASKS, Predictor, as_mnist, load_network, read_gray
+from common.predict import COMPANIONS, MASKS, Predictor, as_mnist, in_batches, load_network, read_gray
 from common.session import open_session, tf
 import cv2
 import matplotlib
@@ -41,8 +41,7 @@ def read_back(path):
 
 def right(predictor, digits, labels):
     """(the digits predicted for uint8 [n, 28, 28], a line that says how many are right)."""
-    parts = [predictor(digits[at : at + AT_ONCE]).numpy() for at in range(0, len(digits), AT_ONCE)]
-    predicted = np.concatenate(parts).argmax(axis=1)
+    predicted = in_batches(predictor, digits).argmax(axis=1)
     hits = predicted == labels
     return predicted, f"{hits.mean():.4f} ({hits.sum()} of {len(hits)})"
 
