@@ -280,7 +280,7 @@ def scale_gap(axes, shown):
     axes.set(yscale="log", ylim=(min([1, *shown]) * 0.7, max([200, *shown]) * 5))
     axes.axhline(UNDERFLOW, color=GREY, linewidth=0.8, zorder=1)
     text = "beyond 87 a softmax entry is 0: the naive loss is NaN"
-    axes.annotate(text, (1, UNDERFLOW), (0, 4), xycoords=("axes fraction", "data"), **NOTE)
+    axes.annotate(text, (0.6, UNDERFLOW), (0, 4), xycoords=("axes fraction", "data"), **NOTE)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
@@ -317,9 +317,13 @@ def draw_gap(groups):
     axes.set_title("AlexNet on MNIST: how far apart the logits lie")
     epoch_axis(axes, max(len(run.rows) for runs in groups.values() for run in runs))
     scale_gap(axes, [gap for pairs in gaps.values() for _, gap in pairs])
-    axes.set_ylabel("widest logit gap of the epoch")
+    axes.set_yscale("symlog", linthresh=100, linscale=4)  # most room for the way to 87
+    axes.set(ylim=(0, axes.get_ylim()[1]), ylabel="widest logit gap of the epoch (log from 100)")
+    axes.yaxis.set_major_locator(FixedLocator((0, 20, 40, 60, 80, 100, 1000, 10_000)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     cut = draw_gaps(axes, per_epoch(groups, "logit_gap"), gaps, groups, 0.05)
-    crosses = draw_crosses(axes, ends(cut), groups, "the loss turns NaN")
+    turns = [turn for turn in weights_turn(cut, groups) if math.isfinite(turn[2])]
+    crosses = draw_crosses(axes, turns, groups, "the loss turns NaN")
     legend(figure, axes, crosses + about(groups), 4.2)
     return figure
 

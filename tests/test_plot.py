@@ -454,6 +454,12 @@ def test_the_gap_against_87(tmp_path):
     assert draw_gap(load_groups([tmp_path / "old"])) is None
 
 
+def test_a_nan_in_the_last_epoch_is_crossed(tmp_path):
+    make(tmp_path, "alexnet2", [40.0, NAN], nan_weights=2, gap=[60.0, 90.0])
+    (axes,) = draw_gap(load_groups([tmp_path])).axes
+    assert crosses(axes) == [(2, 90.0)]
+
+
 # Tables
 
 
