@@ -275,9 +275,9 @@ def draw(groups, field, points):
 
 
 def scale_gap(axes, shown):
-    """Give the logit gap a log axis for all but explosions, and the line beyond which the naive loss is NaN."""
+    """Give the logit gap's axis, its scale set, room for all but explosions, and the line of the naive loss's NaN."""
     shown = [gap for gap in shown if 0 < gap < EXPLOSION]
-    axes.set(yscale="log", ylim=(min([1, *shown]) * 0.7, max([200, *shown]) * 5))
+    axes.set_ylim(min([1, *shown]) * 0.7, max([200, *shown]) * 5)
     axes.axhline(UNDERFLOW, color=GREY, linewidth=0.8, zorder=1)
     text = "beyond 87 a softmax entry is 0: the naive loss is NaN"
     axes.annotate(text, (0.6, UNDERFLOW), (0, 4), xycoords=("axes fraction", "data"), **NOTE)
@@ -316,11 +316,11 @@ def draw_gap(groups):
     figure, axes = plt.subplots(layout="constrained")
     axes.set_title("AlexNet on MNIST: how far apart the logits lie")
     epoch_axis(axes, max(len(run.rows) for runs in groups.values() for run in runs))
-    scale_gap(axes, [gap for pairs in gaps.values() for _, gap in pairs])
     axes.set_yscale("symlog", linthresh=100, linscale=4)  # most room for the way to 87
-    axes.set(ylim=(0, axes.get_ylim()[1]), ylabel="widest logit gap of the epoch (log from 100)")
     axes.yaxis.set_major_locator(FixedLocator((0, 20, 40, 60, 80, 100, 1000, 10_000)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    scale_gap(axes, [gap for pairs in gaps.values() for _, gap in pairs])
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("widest logit gap of the epoch (log from 100)")
     cut = draw_gaps(axes, per_epoch(groups, "logit_gap"), gaps, groups, 0.05)
     turns = [turn for turn in weights_turn(cut, groups) if math.isfinite(turn[2])]
     crosses = draw_crosses(axes, turns, groups, "the loss turns NaN")
@@ -350,7 +350,7 @@ def draw_iterations(groups):
     figure, (above, below) = plt.subplots(2, sharex=True, layout="constrained")
     above.set_title("AlexNet on MNIST: logits and training accuracy, batch by batch")
     last = max(len(trace) for found in traces.values() for trace in found)
-    above.set(xscale="log", xlim=(0.9, last * 1.1), ylabel="widest logit gap of the batch")
+    above.set(xscale="log", yscale="log", xlim=(0.9, last * 1.1), ylabel="widest logit gap of the batch")
     below.set(ylim=(0, 1.02), xlabel="iteration", ylabel="training accuracy")
     below.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     gaps = {g: [(row.iteration, row.logit_gap) for trace in found for row in trace] for g, found in traces.items()}
