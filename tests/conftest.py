@@ -10,6 +10,7 @@ os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # this process shares the GPU 
 from common import data
 from common.input import resize_tensorflow
 from common.session import tf
+from hypothesis import settings
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +18,9 @@ ROOT = Path(__file__).parent.parent
 for number in (signal.SIGHUP, signal.SIGINT):
     if signal.getsignal(number) == signal.SIG_IGN:  # under nohup: a handler, unlike this, is not passed on to children
         signal.signal(number, lambda *_: None)
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 tf.get_logger().setLevel("ERROR")  # the tests retrace on purpose
 
