@@ -277,7 +277,7 @@ def draw(groups, field, points):
 def scale_gap(axes, shown):
     """Give the logit gap's axis, its scale set, room for all but explosions, and the line of the naive loss's NaN."""
     shown = [gap for gap in shown if 0 < gap < EXPLOSION]
-    axes.set_ylim(min([1, *shown]) * 0.7, max([200, *shown]) * 5)
+    axes.set_ylim(min([1, *shown]) * 0.7, max([200, *shown]) * 12)
     axes.axhline(UNDERFLOW, color=GREY, linewidth=0.8, zorder=1)
     text = "beyond 87 a softmax entry is 0: the naive loss is NaN"
     axes.annotate(text, (0.6, UNDERFLOW), (0, 4), xycoords=("axes fraction", "data"), **NOTE)
