@@ -27,6 +27,10 @@ def bias(name, shape):
     return tf.Variable(tf.random.truncated_normal(shape, mean=0.005, stddev=0.1), name=f"{name}/biases")
 
 
+def running(name, moment, value):
+    return tf.Variable(value, trainable=False, name=f"{name}/running_{moment}")
+
+
 class AlexNet(tf.Module):
     def __init__(self):
         super().__init__()
@@ -53,8 +57,8 @@ class AlexNet(tf.Module):
         sizes = {name: variable.shape for name, variable in self.biases.items() if name != "output"}
         self.scales = {name: tf.Variable(tf.ones(size), name=f"{name}/scale") for name, size in sizes.items()}
         self.betas = {name: tf.Variable(tf.zeros(size), name=f"{name}/beta") for name, size in sizes.items()}
-        self.running_means = {name: tf.Variable(tf.zeros(size), trainable=False) for name, size in sizes.items()}
-        self.running_variances = {name: tf.Variable(tf.ones(size), trainable=False) for name, size in sizes.items()}
+        self.running_means = {name: running(name, "mean", tf.zeros(size)) for name, size in sizes.items()}
+        self.running_variances = {name: running(name, "variance", tf.ones(size)) for name, size in sizes.items()}
 
     def batch_norm(self, name, inputs, training):
         """Normalise inputs [batch, ..., n] by their own moments, in evaluation too; the running ones are never read."""

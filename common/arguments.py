@@ -80,8 +80,8 @@ def parse(script, description, arguments=None):
     add("--deterministic", action="store_true", help="bit-reproducible operations, slower on a GPU")
     add("--save-minutes", type=minutes, default=5.0, metavar="N", help="a checkpoint every N minutes (5)")
     add("--no-weights", action="store_true", help="do not keep the weights of the last epoch (233 MB)")
-    add("--despite-changes", action="store_true", help="go on with code that computes otherwise than it began")
-    add("--restart", action="store_true", help="move the files of an earlier run aside and begin anew")
+    add("--despite-changes", action="store_true", help="resume with other code than it began with")
+    add("--restart", action="store_true", help="move the files of an earlier run aside and begin again")
     return parser.parse_args(arguments)
 
 

@@ -1,17 +1,23 @@
-"""What a run needs to go on: its checkpoints, the code that they belong to, and the lock on its files."""
+"""What a run needs to resume: its state in one file, the code that it belongs to, and the lock on its files.
+
+The state file is NAME.npz: each of the network's variables under its own name (conv1/weights, ...), and one entry more,
+"run", with everything else as JSON. numpy.load reads it. While a run lasts the file is its checkpoint; when the run is
+complete it is kept as its weights.
+"""
 
 import ast
+import contextlib
 import fcntl
 import hashlib
 import io
 import json
-import logging
-import os
 from pathlib import Path
 import shutil
 import tokenize
+import zipfile
 
 from common.cli import UserError, say
+from common.results import UNSUPPORTED, replacing
 from common.session import tf
 import numpy as np
 
@@ -19,14 +25,20 @@ import numpy as np
 COMPUTING = ("data", "input", "lrn", "session", "step", "training")
 
 
-def lock(folder, name):
-    """Hold folder/NAME.lock until the process ends, however it ends; UserError if another run holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666)  # never closed
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{name}: another run is writing its files; wait, or name another --results-dir") from None
+@contextlib.contextmanager
+def lock(path, name):
+    """Hold the file at path while the block, or its process, lasts; UserError if another run holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{name}: another run is writing its files; wait, or name another --results-dir") from None
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            say(f"{path.parent}: no locks on this file system; start {name} only once at a time")
+        yield
 
 
 def bare(text):
@@ -51,86 +63,65 @@ def what_computes(script):
     return {**digests, "TensorFlow": tf.__version__, "NumPy": np.__version__}
 
 
-def write(checkpoint, path):
-    """Write a tf.train.Checkpoint as path.index and path.data-...; UserError if that fails."""
-    try:
-        checkpoint.write(str(path))
-    except (OSError, tf.errors.OpError) as error:
-        reason = str(getattr(error, "message", error)).splitlines()[0].rpartition("; ")[2].partition(" [Op")[0]
-        raise UserError(f"{path}: cannot be written ({reason}); make room, then start again to go on") from None
+def named(network):
+    """{name: variable} of all the network's variables; UserError if two have the same name."""
+    variables = {variable.name.partition(":")[0]: variable for variable in network.variables}
+    if len(variables) < len(network.variables):
+        raise UserError(f"{type(network).__name__}: variables without a name of their own; give each another name=")
+    return variables
 
 
-class Checkpoints:
-    """The checkpoints of one run in a folder of its own, named by a step that grows.
+def save(path, network, run):
+    """Write the state file at path: the network's variables and run, anything that JSON can hold.
 
-    A checkpoint holds the network's variables and, in the same file, a JSON text with the rest of the run's state, so
-    that the two cannot disagree. The one before the newest is kept too.
+    Raises OSError, naming path, and leaves the file that was there.
     """
+    arrays = {name: variable.numpy() for name, variable in named(network).items()}
+    with replacing(path) as file:
+        np.savez(file, run=np.array(json.dumps(run)), **arrays)
 
-    def __init__(self, folder, network):
-        self.folder = folder
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # failed() says in one line what went wrong
-        with tf.device("/CPU:0"):
-            self.text = tf.Variable("", dtype=tf.string)
-        self.checkpoint = tf.train.Checkpoint(network=network, state=self.text)
-        self.bytes = sum(variable.dtype.size * variable.shape.num_elements() for variable in network.variables)
 
-    def steps(self):
-        """The steps of all checkpoints whose index, which is written last, is there; the newest first."""
-        return sorted((int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.index")), reverse=True)
+def load(path):
+    """Read the state file at path: ({name: array}, run).
 
-    def keep(self, steps):
-        """Remove whatever does not belong to the checkpoints of these steps."""
-        names = {f"step-{step}" for step in steps}
-        for path in self.folder.glob("step-*"):
-            if path.name.partition(".")[0] not in names:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    Raises FileNotFoundError if there is none, and UserError if it cannot be read or is damaged: a cut, a flipped bit.
+    """
+    try:
+        content = io.BytesIO(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; nothing was changed, make it readable and start again") from None
+    try:
+        with zipfile.ZipFile(content) as entries:
+            if damaged := entries.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        content.seek(0)
+        with np.load(content) as entries:
+            arrays = dict(entries)
+        return arrays, json.loads(arrays.pop("run").item())
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever zipfile and NumPy make of bytes that nobody wrote
+        raise UserError(
+            f"{path}: damaged ({error}); restore it from a copy, or begin again with --restart, which moves it aside"
+        ) from None
 
-    def need_room(self):
-        """UserError if the two checkpoints of a run do not fit on its disk."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        here = sum(path.stat().st_size for path in self.folder.glob("step-*") if path.is_file())
-        need, free = 2 * self.bytes - here, shutil.disk_usage(self.folder).free
-        if free < need:
-            what = f"{free / 1e6:.0f} MB are free, a run's checkpoints take {need / 1e6:.0f}"
-            raise UserError(f"{self.folder}: {what}; make room, or name another --results-dir")
 
-    def save(self, step, state):
-        """Write a checkpoint, unless there is one of this step; state is anything that JSON can hold.
+def restore(network, arrays, path):
+    """Give the network the variables that load read from path; UserError unless they are those of this network."""
+    variables = named(network)
+    shapes = [{name: tuple(each.shape) for name, each in both.items()} for both in (variables, arrays)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"{path}: the variables of another network; name or restore the right file")
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
 
-        Raises UserError if it cannot be written.
-        """
-        steps = self.steps()
-        if step not in steps:
-            self.keep(steps[:1])
-            self.text.assign(json.dumps(state))
-            write(self.checkpoint, self.folder / f"step-{step}")
 
-    def restore(self, accept):
-        """Restore the newest checkpoint that is whole and return its state; None if there is no checkpoint.
-
-        accept(state) may refuse, by a UserError, before the network is touched. Raises UserError if there are
-        checkpoints but none is whole.
-        """
-        steps = self.steps()
-        for number, step in enumerate(steps):
-            path = str(self.folder / f"step-{step}")
-            try:
-                text = tf.train.load_checkpoint(path).get_tensor("state/.ATTRIBUTES/VARIABLE_VALUE")
-                state = json.loads(text)
-                accept(state)
-                self.checkpoint.read(path).assert_existing_objects_matched().expect_partial()
-            except (tf.errors.OpError, OSError, ValueError, IndexError, AssertionError):
-                say(f"{self.folder.name}: the checkpoint of step {step} is damaged, trying the one before")
-                continue
-            self.keep(steps[number:])
-            return state
-        if steps:
-            raise UserError(f"{self.folder}: no checkpoint is whole; --restart begins anew and keeps the curve so far")
-        return None
-
-    def delete(self):
-        """Remove all checkpoints of the run, the indexes first: what a kill leaves of the others is no checkpoint."""
-        for path in self.folder.glob("*.index"):
-            path.unlink()
-        shutil.rmtree(self.folder, ignore_errors=True)
+def need_room(path, network):
+    """UserError unless the disk has room for the state file at path and for the one that is to replace it."""
+    size = sum(variable.dtype.size * variable.shape.num_elements() for variable in network.variables)
+    need, free = size * (1 if path.exists() else 2), shutil.disk_usage(path.parent).free
+    if free < need:
+        what = f"{free / 1e6:.0f} MB are free, a run's checkpoints take {need / 1e6:.0f}"
+        raise UserError(f"{path.parent}: {what}; make room, or name another --results-dir")

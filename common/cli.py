@@ -1,4 +1,4 @@
-"""Command-line manners: bad input costs one line on stderr and exit code 2."""
+"""Command-line manners: bad input ends with one line on stderr and exit code 2."""
 
 import argparse
 import contextlib
@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # those that ask for a
 
 
 class UserError(Exception):
-    """Bad input; the message names the file or flag, what is wrong with it and the mend."""
+    """Bad input; the message names the file or flag, what is wrong with it and the fix."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,10 +35,12 @@ def say(text):
 
 
 def on_signals(handler):
-    """Have handler(number, frame) called, and nothing else done, at Ctrl-C, SIGTERM and SIGHUP."""
-    for number in SIGNALS:
-        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, handler)
+    """Have handler(number, frame) called, and nothing else done, at Ctrl-C, SIGTERM and SIGHUP.
+
+    Returns {number: the handler before}.
+    """
+    ignored = [number for number in SIGNALS[1:] if signal.getsignal(number) == signal.SIG_IGN]  # nohup: SIGHUP
+    return {number: signal.signal(number, handler) for number in SIGNALS if number not in ignored}
 
 
 @contextlib.contextmanager
@@ -51,8 +53,11 @@ def user_errors():
     except BrokenPipeError:  # the reader has gone, as in python plot_results.py | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}; make it writable, make room, or name another folder"
+        where = f"{error.filename}: " * bool(error.filename)
+        message = f"{where}{error.strerror or error}; make it writable, make room, or name another folder"
     else:
         return
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)

@@ -15,6 +15,7 @@ import sys
 import warnings
 
 from common import arguments, data
+from common.checkpoint import load, restore
 from common.cli import Parser, UserError, user_errors
 from common.input import resize_tensorflow
 from common.results import read_record
@@ -120,27 +121,29 @@ def load_network(path):
 
     Raises UserError if the run has no weights, or others than its experiment's.
     """
-    name = re.sub(r"\.(csv|json|index|data-00000-of-00001)?$", "", path.name)
+    name = re.sub(r"\.(csv|json|npz)?$", "", path.name)
     folder = path.parent.parent if path.parent.name == "weights" else path.parent
-    record, weights = folder / f"{name}.json", folder / "weights" / name
+    record, weights = folder / f"{name}.json", folder / "weights" / f"{name}.npz"
     if not record.exists():
         raise UserError(f"{record}: no such file; RUN is any file of a run, such as results/NAME.json")
     facts = read_record(record)
     if facts.get("nan_weights"):
         raise UserError(f"{record}: the weights of this run turned NaN, none were kept; name another run")
-    if not weights.with_name(f"{name}.index").exists():
-        raise UserError(
-            f"{weights}.index: no such file (git holds none, a run writes it at its end); run the "
-            f"experiment, with --restart if it is complete"
-        )
     experiment = str(facts.get("experiment"))
     if not re.fullmatch(r"alexnet\d+", experiment) or not (ROOT / f"{experiment}.py").exists():
         raise UserError(f"{record}: its experiment is {experiment!r}, none of this repository; name another run")
-    network = importlib.import_module(experiment).AlexNet()
     try:
-        tf.train.Checkpoint(network=network).read(str(weights)).expect_partial().assert_consumed()
-    except (tf.errors.OpError, ValueError, IndexError, AssertionError):
-        raise UserError(f"{weights}.*: damaged, or not of {experiment}.py; run it with --restart") from None
+        arrays, _ = load(weights)
+    except FileNotFoundError:
+        old = (
+            ", only weights in TensorFlow's format, which commit d22d2a0 reads" * weights.with_suffix(".index").exists()
+        )
+        raise UserError(
+            f"{weights}: no such file{old} (git holds none, a run writes it at its end); run the experiment, with "
+            "--restart if it is complete"
+        ) from None
+    network = importlib.import_module(experiment).AlexNet()
+    restore(network, arrays, weights)
     return network
 
 

@@ -1,4 +1,4 @@
-"""What a run prints. Standard output may go away (a closed terminal, a broken pipe): the run goes on without it."""
+"""What a run prints. Standard output may go away (a closed terminal, a broken pipe): the run continues without it."""
 
 import contextlib
 import datetime

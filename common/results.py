@@ -5,7 +5,9 @@ NAME is the experiment followed by whatever sets the run apart from the article'
 This module does not import TensorFlow.
 """
 
+import contextlib
 import csv
+import errno
 import io
 import json
 import math
@@ -14,6 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import UserError
+
+# How file systems answer what they cannot do: NFS, Lustre and FUSE mounts lack flock or the fsync of a folder.
+UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 class Row(NamedTuple):
@@ -46,14 +51,43 @@ class Iteration(NamedTuple):
     logit_gap: float
 
 
-def write_atomically(path, text):
-    """Replace the file at path by text, so that a reader sees the old or the new one, whole."""
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def sync_folder(path):
+    """Make what was renamed or removed in a folder survive a power cut, where its file system can."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A binary file to write that takes the place of path at the end: old or new, never half, also after a power cut.
+
+    An OSError names path, and leaves what was there.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        error.filename = str(path)
+        raise
+
+
+def write_text(path, text):
+    """Replace the file at path by text in UTF-8."""
+    with replacing(Path(path)) as file:
+        file.write(text.encode())
 
 
 def write_csv(path, rows):
@@ -62,7 +96,7 @@ def write_csv(path, rows):
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0]._fields)
     writer.writerows(rows)
-    write_atomically(Path(path), text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def read_csv(path, kind=Row):
@@ -117,7 +151,7 @@ def write_record(path, record):
             return [strict(item) for item in value]
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-    write_atomically(Path(path), json.dumps(strict(record), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(strict(record), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def read_record(path):

@@ -5,14 +5,13 @@ import dataclasses
 import datetime
 import inspect
 import math
-import os
 from pathlib import Path
 import signal
 import sys
-import threading
+import tempfile
 
 from common import arguments, data
-from common.checkpoint import Checkpoints, lock, what_computes, write
+from common.checkpoint import load, lock, need_room, restore, save, what_computes
 from common.cli import UserError, on_signals, say, user_errors
 from common.commit import git_commit
 from common.report import banner
@@ -20,44 +19,34 @@ from common.results import complete, read_record, write_csv, write_record
 from common.session import open_session, tf
 from common.training import State, Training
 
-# What may change where a run goes on: facts of the session that a stretch of it is recorded with.
+# What may change where a run resumes: facts of the session that a stretch of it is recorded with.
 CONDITIONS = ("device", "device_name", "threads", "precision", "tf32", "xla", "deterministic", "versions")
 
-
-def set_aside(*paths):
-    """Rename each file that exists to NAME.old1, or the first number that is free."""
-    for path in paths:
-        if path.exists():
-            number = 1
-            while (old := path.with_name(f"{path.name}.old{number}")).exists():
-                number += 1
-            path.rename(old)
-            say(f"{path.name} moved aside to {old.name}")
+STOPPING = "stopping after this step and saving, up to a minute; Ctrl-C again quits at once"
 
 
 class Stop:
-    """Ctrl-C, SIGTERM and SIGHUP: the first asks the loop to stop after the step in hand, another quits at once.
+    """While its block runs, Ctrl-C, SIGTERM and SIGHUP ask the loop to save and stop, however often they come.
 
-    A closing terminal may send SIGHUP twice, so that one never quits. A thread listens, because Python itself handles
-    a signal only once the step in hand has returned.
+    Only Ctrl-C repeated quits without saving. Python handles a signal once the step that is being computed returns.
     """
 
-    def __init__(self):
+    def __enter__(self):
         self.signal = None
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer)
-        on_signals(lambda *_: None)
-        threading.Thread(target=self.listen, args=(reader,), daemon=True).start()
+        self.before = on_signals(self.ask)
+        return self
 
-    def listen(self, reader):
-        while number := os.read(reader, 1)[0]:
-            if self.signal is None:
-                self.signal = number
-                with contextlib.suppress(OSError):
-                    print("\nstopping after this step; once more to quit at once", file=sys.stderr, flush=True)
-            elif number != signal.SIGHUP:
-                os._exit(128 + number)
+    def ask(self, number, _):
+        if self.signal is None:
+            self.signal = number
+            with contextlib.suppress(OSError):
+                print(f"\n{STOPPING}", file=sys.stderr, flush=True)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: it was not set by Python
 
 
 def begin_stretch(state, facts, changed):
@@ -79,26 +68,82 @@ def begin_stretch(state, facts, changed):
             if before["versions"].get(name) != version
         ]
         elsewhere = f", elsewhere ({'; '.join(other)})" if other else ""
-        say(f"going on at iteration {len(state.seen)} of epoch {len(state.rows) + 1}{elsewhere}")
+        say(f"resuming at iteration {len(state.seen)} of epoch {len(state.rows) + 1}{elsewhere}")
 
 
 class Files:
-    """The files of one run: curve, record, trace, weights, checkpoints and lock."""
+    """The files of one run: curve, record, trace, checkpoint, weights and lock."""
 
     def __init__(self, folder, name, args):
         self.folder, self.name, self.args = folder, name, args
         self.csv, self.record = folder / f"{name}.csv", folder / f"{name}.json"
         self.trace = folder / "trace" / f"{name}.csv"
-        self.weights = folder / "weights" / name
-        self.weight_files = [self.weights.with_suffix(end) for end in (".index", ".data-00000-of-00001")]
-        self.checkpoints = folder / ".checkpoints" / name
+        self.weights = folder / "weights" / f"{name}.npz"
+        self.checkpoint = folder / ".checkpoints" / f"{name}.npz"
+        self.lock = folder / ".checkpoints" / f"{name}.lock"
+        self.tensorflow = folder / ".checkpoints" / name  # checkpoints in the format of earlier commits
 
-    def write(self, state, facts, complete=False):
+    def try_folders(self):
+        """Make each folder that the run will write to; UserError if one cannot be written to."""
+        for path in (self.csv, self.trace, self.checkpoint, *[self.weights] * (not self.args.no_weights)):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=path.parent).close()
+            except OSError as error:
+                what = f"{error.strerror}; make it a folder that can be written to, or name another --results-dir"
+                raise UserError(f"{path.parent}: {what}") from None
+
+    def set_aside(self):
+        """Rename each file of the run that exists to NAME.oldN, all by the first N that is free."""
+        files = self.csv, self.record, self.trace, self.weights, self.checkpoint, self.tensorflow
+        found = [path for path in files if path.exists()]
+        number = 1
+        while any(path.with_name(f"{path.name}.old{number}").exists() for path in found):
+            number += 1
+        for path in found:
+            path.rename(path.with_name(f"{path.name}.old{number}"))
+            say(f"{path.relative_to(self.folder)} moved aside to {path.name}.old{number}")
+
+    def complete(self):
+        """Whether the run is complete; says so if it is.
+
+        UserError if its curve or record is unreadable, unless it has a state file: that holds both.
+        """
+        try:
+            if not complete(self.csv, self.record, self.args.epochs):
+                return False
+        except UserError:
+            if not (self.checkpoint.exists() or self.weights.exists()):
+                raise
+            return False
+        lacks = "".join(f" But {', '.join(clauses)}." for clauses in [list(self.missing())] if clauses)
+        say(f"{self.csv} is complete: nothing to do.{lacks} --restart moves it aside and begins again.")
+        return True
+
+    def load(self):
+        """(path, {name: array}, run) of the run's state file, or None if it has none.
+
+        That is its weights where a kill left no record that they are complete, else its checkpoint. UserError if it is
+        unreadable, damaged, or of another run.
+        """
+        if any(self.tensorflow.glob("step-*.index")):
+            raise UserError(
+                f"{self.tensorflow}: checkpoints in TensorFlow's format, which commit d22d2a0 reads; finish the run "
+                "with that, or begin again with --restart"
+            )
+        for path in (self.weights, self.checkpoint):
+            with contextlib.suppress(FileNotFoundError):
+                arrays, kept = load(path)
+                if kept.get("name") != self.name:
+                    raise UserError(f"{path}: the state of {kept.get('name')}, not of {self.name}; move it away")
+                return path, arrays, kept
+        return None
+
+    def write(self, state, facts, **more):
         """Bring curve, trace and record to the state; the record last, which says whether the run is complete."""
         if not state.rows:
             return
         write_csv(self.csv, state.rows)
-        self.trace.parent.mkdir(exist_ok=True)
         write_csv(self.trace, state.trace)
         nan_losses = [row.epoch for row in state.rows if math.isnan(row.loss)]
         filled = state.nan_weights and state.nan_weights["epoch"] < self.args.epochs
@@ -106,7 +151,8 @@ class Files:
             self.record,
             {
                 **facts,
-                "complete": complete,
+                "complete": False,
+                **more,
                 "started": state.stretches[0]["started"],
                 "wall_seconds": round(sum(stretch["seconds"] for stretch in state.stretches), 1),
                 "stretches": [{**stretch, "seconds": round(stretch["seconds"], 1)} for stretch in state.stretches],
@@ -123,15 +169,18 @@ class Files:
         args, record = self.args, read_record(self.record)
         if args.device != "auto" and args.device[:3] != str(record.get("device")).lower():
             yield f"it did not run with --device {args.device}"
-        if args.no_tf32 and record.get("tf32"):
-            yield "it ran without --no-tf32"
-        for flag in ("xla", "deterministic"):
-            if getattr(args, flag) and not record.get(flag):
-                yield f"it ran without --{flag}"
+        lacks = {"no-tf32": record.get("tf32")} | {flag: not record.get(flag) for flag in ("xla", "deterministic")}
+        yield from (
+            f"it ran without --{flag}" for flag in lacks if lacks[flag] and getattr(args, flag.replace("-", "_"))
+        )
         if not self.trace.exists():
             yield "it has no trace"
-        if not (args.no_weights or record.get("nan_weights") or self.weight_files[0].exists()):
-            yield "its weights are not here"
+        if not (args.no_weights or record.get("nan_weights")):
+            here = self.weights.stat().st_size if self.weights.exists() else 0
+            if not here:
+                yield "its weights are not here"
+            elif here != record.get("weights_bytes"):
+                yield f"{self.weights} has {here} of the {record.get('weights_bytes')} bytes that were written"
 
 
 def run(AlexNet, losses, learning_rate):
@@ -141,50 +190,54 @@ def run(AlexNet, losses, learning_rate):
     losses         {"naive": function, "fused": function} of (logits [batch, 10], one-hot labels [batch, 10])
     learning_rate  function of the epoch, counted from 0
 
-    A run that was stopped or killed goes on where its last checkpoint stands. Ends the process with exit code 2 and
-    one line on stderr for bad input, 130 after Ctrl-C and 143 after SIGTERM.
+    A run that was stopped or killed resumes from its checkpoint. Ends the process with exit code 2 and one line on
+    stderr for bad input, 130 after Ctrl-C and 143 after SIGTERM.
     """
     script = Path(inspect.getfile(AlexNet))
     with user_errors():
         args = arguments.parse(script.name, inspect.getmodule(AlexNet).__doc__)
-        stop = Stop()
         dataset = data.select(data.load(args.data_dir), args)
         name = arguments.run_name(script.stem, args, dataset.digest)
         files = Files(args.results_dir, name, args)
-        if not args.restart and complete(files.csv, files.record, args.epochs):
-            lacks = "".join(f" But {', '.join(clauses)}." for clauses in [list(files.missing())] if clauses)
-            say(f"{files.csv} is complete: nothing to do.{lacks} --restart moves it aside and begins anew.")
+        if not args.restart and files.complete():
             return
         device, facts = open_session(args)
-        lock(files.checkpoints.parent, name)
-        say(f"{name}: {args.epochs} epochs of {len(dataset.train_labels)} images, {args.batch_size} a batch")
-        say(banner(facts, args))
-        with tf.device(device):
-            train(AlexNet(), losses[args.loss], learning_rate, dataset, files, facts, stop)
+        with Stop() as stop, lock(files.lock, name):
+            if not args.restart and files.complete():  # by another run, meanwhile
+                return
+            files.try_folders()
+            say(f"{name}: {args.epochs} epochs of {len(dataset.train_labels)} images, {args.batch_size} a batch")
+            say(banner(facts, args))
+            try:
+                with tf.device(device):
+                    train(AlexNet(), losses[args.loss], learning_rate, dataset, files, facts, stop)
+            except (MemoryError, tf.errors.ResourceExhaustedError):
+                raise UserError(
+                    f"the {facts['device']} is out of memory: lower --batch-size or --test-size, or wait until "
+                    "whatever else uses it has ended"
+                ) from None
 
 
 def train(network, loss, learning_rate, dataset, files, facts, stop):
-    """Train from the last checkpoint, or from the start, to the last epoch or a signal."""
+    """Train from the checkpoint, or from the start, to the last epoch or a signal."""
     args, script = files.args, Path(inspect.getfile(type(network)))
-    here, changed = what_computes(script), []
-
-    def accept(kept):
-        before = kept["computes"]
-        changed[:] = [name for name in {**before, **here} if before.get(name) != here.get(name)]
+    here, changed, state = what_computes(script), [], State()
+    if args.restart:
+        files.set_aside()
+    need_room(files.checkpoint, network)
+    found = files.load()
+    if found:
+        path, arrays, kept = found
+        state, before = State.of(kept["state"]), kept["computes"]
+        changed = [name for name in {**before, **here} if before.get(name) != here.get(name)]
         if changed and not args.despite_changes:
             raise UserError(
-                f"{files.name}: it began with another {', another '.join(changed)}; take the change back, go on all "
-                "the same with --despite-changes, or begin anew with --restart"
+                f"{files.name}: it began with another {', another '.join(changed)}; undo the change, resume all the "
+                "same with --despite-changes, or begin again with --restart"
             )
-
-    checkpoints = Checkpoints(files.checkpoints, network)
-    if args.restart:
-        checkpoints.delete()
-    checkpoints.need_room()
-    kept = checkpoints.restore(accept)
-    if kept is None:
-        set_aside(files.csv, files.record, files.trace, *files.weight_files)
-    state = State.of(kept["state"]) if kept else State()
+        restore(network, arrays, path)
+    else:
+        files.set_aside()
     left_out = ("results_dir", "restart", "despite_changes", "no_weights", "save_minutes")
     facts = {
         "experiment": script.stem,
@@ -197,26 +250,32 @@ def train(network, loss, learning_rate, dataset, files, facts, stop):
         },
         "git_commit": git_commit(),
     }
-    begin_stretch(state, facts, changed)
-
-    def save(step, state):
-        checkpoints.save(step, {"computes": here, "state": dataclasses.asdict(state)})
-
-    training = Training(network, loss, learning_rate, dataset, args, state, save, stop)
-    try:
-        training.run(lambda state: files.write(state, facts))
-    except tf.errors.ResourceExhaustedError:
-        raise UserError(f"the {facts['device']} is out of memory: lower --batch-size or --test-size") from None
     if len(state.rows) < args.epochs:
-        files.write(state, facts)
-        the_same = "the same command without --restart" if args.restart else "the same command"
-        say(f"stopped at iteration {len(state.seen)} of epoch {len(state.rows) + 1}: {the_same} goes on there")
-        sys.exit(128 + stop.signal)
-    keep = not (args.no_weights or state.nan_weights)
-    if keep:
-        files.weights.parent.mkdir(exist_ok=True)
-        checkpoints.keep(checkpoints.steps()[:1])
-        write(tf.train.Checkpoint(network=network), files.weights)
-    files.write(state, facts, complete=True)
-    checkpoints.delete()
-    say(f"{files.csv} is complete" + (f", its weights are in {files.weights}.*" if keep else ""))
+        begin_stretch(state, facts, changed)
+    else:  # killed before its record was written
+        facts = kept["facts"]
+
+    def save_to(path):
+        everything = {"name": files.name, "computes": here, "facts": facts, "state": dataclasses.asdict(state)}
+        save(path, network, everything)
+
+    training = Training(network, loss, learning_rate, dataset, args, state, lambda: save_to(files.checkpoint), stop)
+    try:
+        training.run(lambda: files.write(state, facts))
+        if len(state.rows) < args.epochs:
+            save_to(files.checkpoint)
+            files.write(state, facts)
+            the_same = "the same command without --restart" if args.restart else "the same command"
+            say(f"stopped at iteration {len(state.seen)} of epoch {len(state.rows) + 1}: {the_same} resumes there")
+            sys.exit(128 + stop.signal)
+        keep = not (args.no_weights or state.nan_weights)
+        if keep:
+            save_to(files.weights)
+        files.write(state, facts, complete=True, weights_bytes=files.weights.stat().st_size if keep else None)
+        files.checkpoint.unlink(missing_ok=True)
+    except OSError as error:
+        if error.filename != str(files.checkpoint):
+            with contextlib.suppress(OSError):
+                save_to(files.checkpoint)
+        raise
+    say(f"{files.csv} is complete" + (f", its weights are in {files.weights}" if keep else ""))

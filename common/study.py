@@ -1,4 +1,4 @@
-"""All runs, the most wanted first; what is complete is skipped, the rest goes on.
+"""All runs, the most wanted first; what is complete is skipped, the rest resumes.
 
 python -m common.study                          one run after the other
 python -m common.study --ray local --gpus 0.33  three at a time on one GPU
@@ -20,7 +20,7 @@ import sys
 
 from common import arguments, commit, data
 from common.cli import SIGNALS, Parser, UserError, execute, on_signals, say, user_errors
-from common.results import complete, read_csv, read_record, write_atomically
+from common.results import complete, read_csv, read_record, write_text
 
 ROOT = Path(__file__).parent.parent
 
@@ -103,11 +103,18 @@ def together(runs, signals, args):
                 code, reason, files = ray.get(task)
                 for path, text in files.items():
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    write_atomically(path, text)
+                    write_text(path, text)
                 yield run, code, reason
             except (ray.exceptions.RayError, OSError) as error:
                 yield run, 130 if signals else 1, f"{type(error).__name__}: {error}".partition("\n")[0]
     ray.shutdown()
+
+
+def done_with(run):
+    """Whether the run is complete, as far as its files can be read: the run itself says what is wrong with them."""
+    with contextlib.suppress(UserError):
+        return complete(*run.files[1:], run.epochs)
+    return False
 
 
 def status(runs, *_):
@@ -118,10 +125,15 @@ def status(runs, *_):
             epoch = read_record(path)["wall_seconds"] / len(read_csv(path.with_suffix(".csv")))
             seconds.setdefault(kind.sub("", path.stem), []).append(epoch)
     for run in runs:
-        epochs = len(read_csv(run.files[1])) if run.files[1].exists() else 0
+        try:
+            epochs = len(read_csv(run.files[1])) if run.files[1].exists() else 0
+            state = f"epoch {epochs} of {run.epochs}" if epochs else "missing"
+            if run.files[2].exists():
+                read_record(run.files[2])
+        except UserError:
+            epochs, state = 0, "unreadable"
         measured = seconds.get(kind.sub("", run.name))
         left = round((run.epochs - epochs) * median(measured or [0]))
-        state = f"epoch {epochs} of {run.epochs}" if epochs else "missing"
         say(f"{run.name:<38} {state:<18} {str(timedelta(seconds=left)) if measured else 'not measured':>22}")
         total += left
     say(f"{timedelta(seconds=total)} left one after the other, as far as measured")
@@ -155,17 +167,14 @@ def main():
         run.name = arguments.run_name(f"alexnet{number}", run, digest)
         run.flags = [*flags, "--loss", loss, "--seed", str(seed)]
         run.files = folder / f"trace/{run.name}.csv", folder / f"{run.name}.csv", folder / f"{run.name}.json"
-        try:
-            if run.restart or not complete(*run.files[1:], run.epochs):
-                todo.append(run)
-                continue
+        if run.restart or not done_with(run):
+            todo.append(run)
+        else:
             say(f"{run.name} is complete")
             done += 1
-        except UserError as error:
-            failed[run.name] = str(error)
     do = status if args.status else together if args.ray and todo else one_by_one
     for run, code, reason in do(todo, signals, args):
-        if code == 0 and complete(*run.files[1:], run.epochs):
+        if code == 0 and done_with(run):
             done += 1
         elif not signals or code - 128 not in SIGNALS:
             failed[run.name] = reason or f"exit code {code}"

@@ -52,10 +52,10 @@ class State:
 
     rows: list = dataclasses.field(default_factory=list)  # of Row, the epochs that are done
     trace: list = dataclasses.field(default_factory=list)  # of Iteration
-    seen: list = dataclasses.field(default_factory=list)  # of Measured, the iterations of the epoch in hand
+    seen: list = dataclasses.field(default_factory=list)  # of Measured, the iterations of the current epoch
     causes: list = dataclasses.field(default_factory=list)  # of dicts: why losses were not finite (verdict)
     nan_weights: dict | None = None  # {"epoch", "iteration"}, both counted from 1
-    epoch_seconds: float = 0.0  # spent on the epoch in hand
+    epoch_seconds: float = 0.0  # spent on the current epoch
     stretches: list = dataclasses.field(default_factory=list)  # of dicts, see run.begin_stretch
 
     @classmethod
@@ -76,14 +76,14 @@ class Training:
     """The loop of one run.
 
     state              where the run stands, with the stretch that it now begins as the last one
-    save(step, state)  keeps a checkpoint; called every --save-minutes and when asked to stop
+    save_checkpoint()  keeps the state; called every --save-minutes
     stop               a Stop, or anything with a signal that is None until the run shall end
     """
 
-    def __init__(self, network, loss, learning_rate, dataset, args, state, save, stop):
+    def __init__(self, network, loss, learning_rate, dataset, args, state, save_checkpoint, stop):
         make_input = {"tensorflow": TensorFlowInput, "opencv": OpenCVInput}[args.resize]
         self.args, self.learning_rate, self.dataset, self.state = args, learning_rate, dataset, state
-        self.save_checkpoint, self.stop = save, stop
+        self.save_checkpoint, self.stop = save_checkpoint, stop
         self.train_input = make_input(dataset.train_images, dataset.train_labels)
         self.test_input = make_input(dataset.test_images, dataset.test_labels)
         self.train, self.evaluate_batch = compile_steps(network, loss, self.train_input, self.test_input, args.xla)
@@ -95,7 +95,7 @@ class Training:
 
     @property
     def epoch(self):
-        """The epoch in hand, counted from 0."""
+        """The current epoch, counted from 0."""
         return len(self.state.rows)
 
     def count_time(self):
@@ -104,14 +104,11 @@ class Training:
         self.state.stretches[-1]["seconds"] += now - self.clock
         self.clock = now
 
-    def save(self):
-        self.count_time()
-        self.save_checkpoint(self.epoch * (self.iterations + 1) + len(self.state.seen), self.state)
-        self.saved = time.perf_counter()
-
     def save_when_due(self):
         if time.perf_counter() - self.saved >= 60 * self.args.save_minutes:
-            self.save()
+            self.count_time()
+            self.save_checkpoint()
+            self.saved = time.perf_counter()
 
     def watch(self, measured, order, labels, iteration):
         """Note, and print, why a loss is not finite: once an evaluation, and not of weights that are NaN."""
@@ -185,7 +182,7 @@ class Training:
         return rounded(loss), correct / size
 
     def finish_epoch(self):
-        """Evaluate and turn the epoch in hand into a row, which it returns; all that follow, too, for NaN weights."""
+        """Evaluate and turn the current epoch into a row, which it returns; all that follow, too, for NaN weights."""
         args, state, seen = self.args, self.state, self.state.seen
         evaluated = self.evaluate()
         self.count_time()
@@ -210,17 +207,16 @@ class Training:
         return row
 
     def run(self, write):
-        """Train to the last epoch, or until asked to stop; write(state) after each epoch, then its line."""
+        """Train to the last epoch, or until asked to stop; write() after each epoch, then its line."""
         while self.epoch < self.args.epochs and self.stop.signal is None:
             if len(self.state.seen) < self.iterations and not self.state.nan_weights:
                 self.train_epoch()
             if self.stop.signal is None:
                 row = self.finish_epoch()
-                write(self.state)
+                write()
                 say(epoch_line(row, self.args.epochs))
                 if self.epoch < self.args.epochs:
                     self.save_when_due()
                 elif self.state.nan_weights:
                     say(f"the curve is filled to epoch {self.args.epochs} with this evaluation, not trained")
-        if self.epoch < self.args.epochs:
-            self.save()
+        self.count_time()

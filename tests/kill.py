@@ -10,6 +10,9 @@ import random
 import subprocess
 import sys
 import tempfile
+import zlib
+
+from common.checkpoint import load
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ["--device", "cpu", "--train-size", "24", "--test-size", "10", "--batch-size", "4", "--epochs", "8"]
@@ -53,8 +56,8 @@ def replace_announced(source, target):
 
 os.replace = replace_announced  # the file is written, but not yet in place
 loop.Training.evaluate = announce("evaluation", loop.Training.evaluate)
-loop.Checkpoints.save = announce("checkpoint", loop.Checkpoints.save)
-loop.write = announce("weights", loop.write)
+save = loop.save
+loop.save = lambda path, *given: announce("weights" if "weights" in path.parts else "checkpoint", save)(path, *given)
 compile_steps = training.compile_steps
 def compiled(*given):
     train, evaluate = compile_steps(*given)
@@ -71,10 +74,6 @@ def run(folder, phase="none", times=0, delay=0.0):
     done = subprocess.run([*command, "--results-dir", str(folder)], capture_output=True, text=True)
     events = [line.split() for line in done.stdout.splitlines() if line.startswith("@")]
     inside = events[-1][1] if events and events[-1][0] == "@enter" else None
-    checkpoints = folder / ".checkpoints" / NAME
-    whole = {path.stem for path in checkpoints.glob("step-*.index")}
-    if any(path.name.partition(".")[0] not in whole for path in checkpoints.glob("step-*")):
-        inside = "checkpoint"  # one is there in part
     if done.returncode not in (0, -9):
         print(done.stdout, done.stderr)
     return done.returncode, inside
@@ -87,8 +86,11 @@ def outcome(folder):
     for times in record, *record["stretches"]:
         for key in {"started", "wall_seconds", "seconds"} & set(times):
             del times[key]
-    contents = [path.read_bytes() for path in sorted(folder.glob(f"[tw]*/{NAME}.*"))]
-    return [row[:5] + row[6:] for row in rows], list(map(hash, contents)), record
+    trace = (folder / "trace" / f"{NAME}.csv").read_text()
+    arrays, _ = load(folder / "weights" / f"{NAME}.npz")
+    left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    weights = {name: zlib.crc32(array) for name, array in arrays.items()}
+    return [row[:5] + row[6:] for row in rows], trace, weights, record, left
 
 
 def main(kills):

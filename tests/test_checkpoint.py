@@ -1,7 +1,12 @@
-"""A run that is stopped, killed or damaged goes on to the same end, or says in one line why it cannot."""
+"""A run that is stopped, killed or damaged resumes to the same end, or says in one line why it cannot."""
 
 import argparse
+import errno
+import importlib
+import itertools
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,12 +16,13 @@ import time
 from common import checkpoint
 from common import run as loop
 from common.arguments import parse
-from common.checkpoint import bare, lock, what_computes
-from common.cli import UserError
+from common.checkpoint import bare, lock, named, what_computes
+from common.cli import SIGNALS, UserError, user_errors
 from common.data import Dataset
 from common.results import read_csv, read_record
 from common.session import tf
 from conftest import ROOT
+from hypothesis import HealthCheck, given, settings, strategies
 import numpy as np
 import pytest
 from test_run import Brightness, images
@@ -40,14 +46,17 @@ class StopAfter:
         return signal.SIGTERM if self.looks < 0 else None
 
 
-def train(folder, looks=10**9, facts=FACTS, flags=()):
+def train(folder, looks=10**9, facts=FACTS, flags=(), name="x", network=None):
     """A run of three epochs of four iterations, in this process; returns its exit code, 0 for a run to the end."""
     args = parse("x.py", None, ["--epochs", "3", "--batch-size", "2", "--results-dir", str(folder), *flags])
     levels = [0, 10, 20, 30, 40, 50, 60, 70]
     dataset = Dataset(images(*levels), np.zeros(8, np.uint8), images(5, 25), np.zeros(2, np.uint8), None)
     try:
-        files = loop.Files(folder, "x", args)
-        loop.train(Brightness(2.0), alexnet1.naive_loss, lambda epoch: 0.1, dataset, files, facts, StopAfter(looks))
+        files = loop.Files(folder, name, args)
+        files.try_folders()
+        loop.train(
+            network or Brightness(2.0), alexnet1.naive_loss, lambda epoch: 0.1, dataset, files, facts, StopAfter(looks)
+        )
     except SystemExit as stop:
         return stop.code
     return 0
@@ -74,66 +83,172 @@ def test_a_run_stopped_anywhere_ends_the_same(looks, tmp_path, capsys, whole):
     assert codes[0] == 128 + signal.SIGTERM and codes[-1] == 0
     assert curve(tmp_path) == whole
     assert read_record(tmp_path / "x.json")["complete"] is True
-    assert "the same command goes on there" in capsys.readouterr().out
-    assert not (tmp_path / ".checkpoints" / "x").exists() and not list(tmp_path.glob("*.old*"))
+    assert "the same command resumes there" in capsys.readouterr().out
+    assert not list((tmp_path / ".checkpoints").iterdir()) and not list(tmp_path.rglob("*.old*"))
 
 
-def stop_twice(folder):
-    """A run stopped twice, so that there are two checkpoints; returns their folder."""
-    for _ in range(2):
-        assert train(folder, looks=3) == 143
-    checkpoints = folder / ".checkpoints" / "x"
-    assert len(list(checkpoints.glob("*.index"))) == 2
-    return checkpoints
+def stopped(folder, name="x"):
+    """The checkpoint of a run stopped in its second epoch."""
+    assert train(folder, looks=7) == 143
+    return folder / ".checkpoints" / f"{name}.npz"
 
 
-def newest(checkpoints, suffix):
-    return max(checkpoints.glob(f"*.{suffix}*"), key=lambda path: int(path.name.split(".")[0][5:]))
+def test_the_state_file_is_read_without_tensorflow_and_becomes_the_weights(tmp_path):
+    with np.load(stopped(tmp_path)) as file:
+        assert set(file) == {"Variable", "run"} and file["Variable"].shape == (1, 10)
+        assert len(json.loads(file["run"].item())["state"]["rows"]) == 1
+    assert train(tmp_path) == 0
+    assert {path.name for path in (tmp_path / ".checkpoints").iterdir()} == set()
+    arrays, kept = checkpoint.load(tmp_path / "weights" / "x.npz")
+    network = Brightness(2.0)
+    checkpoint.restore(network, arrays, tmp_path)
+    assert 0 < network.row.numpy()[0, 0] != 2.0 and len(kept["state"]["rows"]) == 3
 
 
-@pytest.mark.parametrize("suffix", ["index", "data"])
-@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "removed"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(suffix, damage, tmp_path, capsys, whole):
-    path = newest(stop_twice(tmp_path), suffix)
-    content = path.read_bytes()
-    if damage == "removed":
-        path.unlink()
+@pytest.mark.parametrize("number", range(1, 8))
+def test_every_variable_has_a_name_of_its_own(number):
+    network = importlib.import_module(f"alexnet{number}").AlexNet()
+    assert len(named(network)) == len(network.variables) == {5: 18, 6: 44, 7: 44}.get(number, 16)
+    assert all(re.fullmatch(r"(conv[1-5](_[12])?|fc[12]|output)/[a-z_]+", name) for name in named(network))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(strategies.data())
+def test_damage_is_found_or_harmless(tmp_path_factory, stopped_bytes, choose):
+    """A cut, or a byte changed anywhere: an error that says damaged, or the very same content."""
+    content, arrays, kept = stopped_bytes
+    at = choose.draw(strategies.integers(0, len(content) - 1))
+    change = choose.draw(strategies.integers(0, 255))
+    path = tmp_path_factory.mktemp("damage") / "x.npz"
+    path.write_bytes(content[:at] + (bytes([content[at] ^ change]) + content[at + 1 :] if change else b""))
+    try:
+        found, run = checkpoint.load(path)
+    except UserError as error:
+        assert "damaged" in str(error) and "--restart, which moves it aside" in str(error)
     else:
-        middle = len(content) // 2
-        flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
-        path.write_bytes({"cut": content[:middle], "empty": b"", "flipped": flipped}[damage])
-    assert train(tmp_path) == 0
-    assert curve(tmp_path) == whole
-    if (suffix, damage) != ("index", "removed"):  # without its index it was never complete
-        assert "damaged, trying the one before" in capsys.readouterr().out
+        assert run == kept and all(np.array_equal(found[name], arrays[name]) for name in {*found, *arrays})
 
 
-def test_what_a_kill_leaves_of_deleted_checkpoints_is_none(tmp_path, monkeypatch, whole):
-    stop_twice(tmp_path)
-    with monkeypatch.context() as killed:
-        killed.setattr(
-            checkpoint.shutil, "rmtree", lambda folder, **_: [path.unlink() for path in folder.glob("*.data*")]
-        )
-        checkpoint.Checkpoints(tmp_path / ".checkpoints" / "x", Brightness(2.0)).delete()
-    for path in tmp_path.glob("x.*"):
-        path.unlink()
-    assert train(tmp_path) == 0
-    assert curve(tmp_path) == whole
+@pytest.fixture(scope="module")
+def stopped_bytes(tmp_path_factory):
+    path = stopped(tmp_path_factory.mktemp("stopped"))
+    return path.read_bytes(), *checkpoint.load(path)
 
 
-def test_without_a_whole_checkpoint_nothing_is_overwritten(tmp_path):
-    train(tmp_path, looks=8)
-    for path in (tmp_path / ".checkpoints" / "x").glob("*.index"):
-        path.write_bytes(b"")
-    before = (tmp_path / "x.csv").read_bytes()
-    with pytest.raises(UserError, match="no checkpoint is whole; --restart"):
+def test_a_damaged_checkpoint_is_refused_and_restart_deletes_nothing(tmp_path, whole):
+    path = stopped(tmp_path)
+    path.write_bytes(path.read_bytes()[:-100])
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()}
+    with pytest.raises(UserError, match=r"x\.npz: damaged .*--restart, which moves it aside"):
         train(tmp_path)
-    assert (tmp_path / "x.csv").read_bytes() == before
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()}
+    (tmp_path / "trace" / "x.csv.old1").touch()  # so that 1 is taken
     assert train(tmp_path, flags=["--restart"]) == 0
-    assert (tmp_path / "x.csv.old1").read_bytes() == before
+    assert curve(tmp_path) == whole
+    assert all(file.with_name(f"{file.name}.old2").read_bytes() == content for file, content in before.items())
 
 
-def test_a_run_goes_on_elsewhere_and_its_record_says_so(tmp_path, capsys, whole):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_a_checkpoint_that_cannot_be_read_now_is_left_alone(number, tmp_path, monkeypatch, whole):
+    path = stopped(tmp_path)
+
+    def fails(self):
+        raise OSError(number, os.strerror(number), str(self))
+
+    with monkeypatch.context() as failing:
+        failing.setattr(type(path), "read_bytes", fails)
+        with pytest.raises(UserError, match=f"{os.strerror(number)}; nothing was changed") as error:
+            train(tmp_path)
+    assert "damaged" not in str(error.value) and "restart" not in str(error.value)
+    assert train(tmp_path) == 0 and curve(tmp_path) == whole
+
+
+def test_memory_too_short_for_a_checkpoint_is_not_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "load", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        checkpoint.load(stopped(tmp_path))
+
+
+@pytest.mark.parametrize("names", [["x.csv"], ["x.json"], ["x.csv", "x.json"], ["trace/x.csv"]], ids=str)
+@pytest.mark.parametrize("state", ["stopped", "complete"])
+def test_a_damaged_curve_or_record_is_written_again_from_the_state(state, names, tmp_path, whole):
+    train(tmp_path, looks=7 if state == "stopped" else 10**9)
+    files = loop.Files(tmp_path, "x", parse("x.py", None, ["--epochs", "3"]))
+    for name in names:
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-3])
+    assert files.complete() == (state == "complete" and names == ["trace/x.csv"])  # the trace is only kept
+    assert train(tmp_path) == 0
+    assert curve(tmp_path) == whole and files.complete()
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.json"])
+def test_without_a_state_file_an_unreadable_curve_or_record_is_refused(name, tmp_path):
+    assert train(tmp_path, flags=["--no-weights"]) == 0
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-3])
+    with pytest.raises(UserError, match=f"{name}.*restore it from git"):
+        loop.Files(tmp_path, "x", parse("x.py", None, ["--epochs", "3"])).complete()
+
+
+def test_the_state_of_another_run_is_refused(tmp_path):
+    path = stopped(tmp_path)
+    path.rename(path.with_name("y.npz"))
+    with pytest.raises(UserError, match=r"y\.npz: the state of x, not of y; move it away"):
+        train(tmp_path, name="y")
+    path.with_name("y.npz").rename(path)
+    for name, words in {"bias": "the variables of another network", "Variable": "without a name of their own"}.items():
+        network = Brightness(2.0)
+        network.bias = tf.Variable(0.0, name=name)
+        with pytest.raises(UserError, match=words):
+            train(tmp_path, network=network)
+
+
+def test_a_checkpoint_in_tensorflows_format_is_refused_and_restart_moves_it(tmp_path, whole):
+    old = tmp_path / ".checkpoints" / "x"
+    old.mkdir(parents=True)
+    (old / "step-3 (copy).index").touch()
+    with pytest.raises(UserError, match="in TensorFlow's format, which commit d22d2a0 reads"):
+        train(tmp_path)
+    assert train(tmp_path, flags=["--restart"]) == 0 and curve(tmp_path) == whole
+    assert (tmp_path / ".checkpoints" / "x.old1" / "step-3 (copy).index").exists()
+
+
+def killed_at(monkeypatch, number):
+    """Have a run killed when it replaces its number-th file, counted from 0."""
+
+    class Killed(BaseException):
+        pass
+
+    counter, replace = itertools.count(), os.replace
+
+    def replaced(source, target):
+        if next(counter) == number:
+            raise Killed
+        replace(source, target)
+
+    monkeypatch.setattr("common.results.os.replace", replaced)
+    return Killed
+
+
+@pytest.mark.parametrize("number", range(13))
+def test_a_kill_at_any_file_loses_nothing(number, tmp_path, monkeypatch, whole):
+    """Curve, trace and record of three epochs, the weights, and the three of the complete run."""
+    train(tmp_path, looks=3)
+    with monkeypatch.context() as killing, pytest.raises(killed_at(killing, number)):
+        train(tmp_path)
+    assert (read_record(tmp_path / "x.json")["complete"] if (tmp_path / "x.json").exists() else False) is False
+    assert train(tmp_path) == 0 and curve(tmp_path) == whole
+    assert len(read_record(tmp_path / "x.json")["stretches"]) == 1
+    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("*.old*"))
+
+
+def test_a_run_that_was_complete_but_for_its_record_keeps_its_facts(tmp_path, monkeypatch):
+    with monkeypatch.context() as killing, pytest.raises(killed_at(killing, 12)):
+        train(tmp_path)
+    assert train(tmp_path, facts={**FACTS, "device": "GPU"}) == 0
+    assert read_record(tmp_path / "x.json")["device"] == "CPU"
+
+
+def test_a_run_resumes_elsewhere_and_its_record_says_so(tmp_path, capsys, whole):
     """Another device, processor, number of threads, version: one line, and a stretch of the record each."""
     versions = {"python": "3.10.1"}
     places = [{}, {"threads": 1}, {"threads": 1, "tf32": True}, {"device": "GPU", "versions": versions}, {}]
@@ -150,12 +265,12 @@ def test_a_run_goes_on_elsewhere_and_its_record_says_so(tmp_path, capsys, whole)
     places = [(stretch["epoch"], stretch["iteration"]) for stretch in stretches]
     assert places[0] == (1, 0) and sorted(set(places)) == places
     assert record["wall_seconds"] == pytest.approx(sum(stretch["seconds"] for stretch in stretches), abs=0.5)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("going on")]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("resuming")]
     assert "elsewhere (threads 1, not 2)" in lines[0] and "elsewhere (tf32 True, not False)" in lines[1]
     assert "device GPU, not CPU; threads 2, not 1; tf32 False, not True; python 3.10.1, not 3.13.0" in lines[2]
 
 
-def test_a_run_that_goes_on_where_it_was_is_one_stretch(tmp_path, capsys):
+def test_a_run_that_resumes_where_it_was_is_one_stretch(tmp_path, capsys):
     train(tmp_path, looks=3)
     assert train(tmp_path) == 0
     assert len(read_record(tmp_path / "x.json")["stretches"]) == 1 and "elsewhere" not in capsys.readouterr().out
@@ -170,7 +285,7 @@ def copied(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [*checkpoint.COMPUTING, "NumPy", "TensorFlow"])
-def test_a_run_does_not_go_on_with_code_that_computes_otherwise(name, tmp_path, copied, monkeypatch, whole, capsys):
+def test_a_run_does_not_resume_with_other_code(name, tmp_path, copied, monkeypatch, whole, capsys):
     train(tmp_path, looks=3)
     if name in checkpoint.COMPUTING:
         path = copied / f"{name}.py"
@@ -213,50 +328,34 @@ def test_every_module_computes_or_is_known_not_to():
 
 def test_the_same_command_after_restart_is_named_without_it(tmp_path, capsys):
     assert train(tmp_path, looks=7, flags=["--restart"]) == 143
-    assert "the same command without --restart goes on there" in capsys.readouterr().out
+    assert "the same command without --restart resumes there" in capsys.readouterr().out
     train(tmp_path, looks=7)
-    assert "the same command goes on there" in capsys.readouterr().out
+    assert "the same command resumes there" in capsys.readouterr().out
 
 
 def test_checkpoints_by_the_clock(tmp_path, monkeypatch, whole):
     """One each time that five minutes have passed, inside an epoch or at its end; none at the very end."""
     saved, clock = [], iter(range(0, 10**9, 25)).__next__
-    monkeypatch.setattr(loop.Checkpoints, "save", lambda self, step, state: saved.append(step))
+
+    def note(path, network, kept):
+        if path.parent.name == ".checkpoints":
+            saved.append((len(kept["state"]["rows"]), len(kept["state"]["seen"])))
+        save(path, network, kept)
+
+    save = loop.save
+    monkeypatch.setattr(loop, "save", note)
     monkeypatch.setattr("common.training.time.perf_counter", clock)
     assert train(tmp_path) == 0
     five = saved.copy()
     assert train(tmp_path, flags=["--restart", "--save-minutes", "0"]) == 0
     every = saved[len(five) :]
-    assert every == [step for step in range(1, 15) if step != 15]  # each iteration and each epoch but the last
+    assert every == [(row, seen) for row in range(3) for seen in range(5) if row + seen][:14]  # all but the end
     assert 1 <= len(five) < len(every) and set(five) < set(every)
 
 
-def test_rows_after_the_last_checkpoint_are_computed_again(tmp_path, monkeypatch, whole):
-    class Killed(Exception):
-        pass
-
-    def killed(self, state, facts, complete=False):
-        write(self, state, facts, complete)
-        if len(state.rows) == 2:
-            raise Killed
-
-    train(tmp_path, looks=3)  # its checkpoint is the last one before the kill
-    write = loop.Files.write
-    monkeypatch.setattr(loop.Files, "write", killed)
-    with pytest.raises(Killed):
-        train(tmp_path)
-    monkeypatch.undo()
-    assert len(read_csv(tmp_path / "x.csv")) == 2
-    assert train(tmp_path) == 0 and curve(tmp_path) == whole
-
-
-def test_the_weights_are_kept_unless_told_otherwise(tmp_path, capsys):
+def test_no_weights_are_kept_if_told_so(tmp_path, capsys):
     assert train(tmp_path) == 0
-    weights = tmp_path / "weights" / "x"
-    assert f"its weights are in {weights}.*" in capsys.readouterr().out
-    network = Brightness(0.0)
-    tf.train.Checkpoint(network=network).read(str(weights)).expect_partial()
-    assert 0 < network.row.numpy()[0, 0] != 2.0
+    assert f"its weights are in {tmp_path / 'weights' / 'x.npz'}" in capsys.readouterr().out
     assert train(tmp_path, flags=["--restart", "--no-weights"]) == 0
     assert {path.suffix for path in (tmp_path / "weights").iterdir()} == {".old1"}
     assert "its weights" not in capsys.readouterr().out
@@ -271,22 +370,48 @@ def test_what_a_complete_run_does_not_have_is_named(tmp_path):
     assert missing() == missing("--device", "cpu") == []
     assert missing("--device", "gpu:1") == ["it did not run with --device gpu:1"]
     assert missing("--no-tf32", "--xla") == ["it ran without --no-tf32", "it ran without --xla"]
+    weights = tmp_path / "weights" / "x.npz"
+    size = weights.stat().st_size
+    weights.write_bytes(weights.read_bytes()[:58])
+    assert missing() == [f"{weights} has 58 of the {size} bytes that were written"]
     shutil.rmtree(tmp_path / "weights")
     shutil.rmtree(tmp_path / "trace")
     assert missing() == ["it has no trace", "its weights are not here"] and missing("--no-weights") == missing()[:1]
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_line_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["x.csv", "trace/x.csv", "x.json", "weights/x.npz", ".checkpoints/x.npz"])
+def test_a_file_that_cannot_be_written_is_named_and_the_state_is_saved(name, tmp_path, monkeypatch, whole, capsys):
+    """The disk fills up after the first step: what can be saved is, and the run resumes from there."""
     train(tmp_path, looks=3)
-    checkpoints = tmp_path / ".checkpoints" / "x"
+    before, steps = (tmp_path / ".checkpoints" / "x.npz").read_bytes(), []
+    opened = open
 
-    def full(self, path, *_):
-        raise tf.errors.ResourceExhaustedError(None, None, f"{path}; No space left on device")
+    def full(path, mode="r", **options):
+        if mode == "wb" and path == tmp_path / f"{name}.part":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return opened(path, mode, **options)
 
-    monkeypatch.setattr(tf.train.Checkpoint, "write", full)
-    with pytest.raises(UserError, match=r"step-\d+: cannot be written \(No space left on device\); make room"):
-        train(tmp_path, flags=["--save-minutes", "0"])
-    assert len(list(checkpoints.glob("*.index"))) == 1 and not (tmp_path / "x.csv").exists()  # after one iteration
+    with monkeypatch.context() as filling, pytest.raises(SystemExit) as end, user_errors():
+        filling.setattr("common.results.open", full, raising=False)
+        train(tmp_path, flags=["--save-minutes", "0" if "checkpoints" in name else "5"])
+    assert end.value.code == 2
+    assert f"{tmp_path / name}: No space left on device; make" in capsys.readouterr().err
+    after = (tmp_path / ".checkpoints" / "x.npz").read_bytes()
+    assert (after == before) == (name == ".checkpoints/x.npz") and not list(tmp_path.rglob("*.part"))
+    train_epoch = loop.Training.train_epoch
+    monkeypatch.setattr(
+        loop.Training, "train_epoch", lambda self: steps.append(len(self.state.rows)) or train_epoch(self)
+    )
+    assert train(tmp_path) == 0 and curve(tmp_path) == whole
+    assert steps == {"weights/x.npz": [], ".checkpoints/x.npz": [0, 1, 2]}.get(name, [1, 2])
+
+
+@pytest.mark.parametrize("name", ["trace", "weights", ".checkpoints"])
+def test_a_folder_that_cannot_be_written_to_is_named_before_the_first_step(name, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"{name}: (File exists|Not a directory); make it a folder that"):
+        train(tmp_path)
+    assert not (tmp_path / "x.csv").exists()
 
 
 def test_a_disk_without_room_is_noticed_before_the_first_step(tmp_path, monkeypatch):
@@ -297,27 +422,107 @@ def test_a_disk_without_room_is_noticed_before_the_first_step(tmp_path, monkeypa
     assert train(tmp_path) == 0
 
 
-def test_a_device_out_of_memory_is_one_line(tmp_path, monkeypatch):
-    def exhausted(self):
-        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+@pytest.mark.parametrize("where", ["network", "restore", "step"])
+@pytest.mark.parametrize("kind", [MemoryError, tf.errors.ResourceExhaustedError])
+def test_out_of_memory_is_one_line(kind, where, tmp_path, monkeypatch, capsys):
+    def exhausted(*_):
+        raise kind() if kind is MemoryError else kind(None, None, "OOM when allocating tensor")
 
-    train(tmp_path, looks=7)
-    before = (tmp_path / "x.csv").read_bytes()
-    monkeypatch.setattr(loop.Training, "train_epoch", exhausted)
-    with pytest.raises(UserError, match="the CPU is out of memory: lower --batch-size or --test-size"):
-        train(tmp_path)
-    assert (tmp_path / "x.csv").read_bytes() == before
+    network = Brightness
+    if where == "network":
+        network = type("Brightness", (Brightness,), {"__init__": exhausted})
+    else:
+        place = {"step": (loop.Training, "train_epoch"), "restore": (loop, "load")}[where]
+        monkeypatch.setattr(*place, exhausted)
+    assert start_here(tmp_path, monkeypatch, network) == 2
+    assert capsys.readouterr().err.startswith("x.py: error: the CPU is out of memory: lower --batch-size")
+
+
+def start_here(folder, monkeypatch, network=Brightness, flags=(), session=lambda args: ("/CPU:0", FACTS)):
+    """A run of this file as a script, in this process and without a session of its own; returns its exit code."""
+    sizes = ["--train-size", "4", "--batch-size", "2", "--test-size", "2", "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["x.py", "--results-dir", str(folder), *sizes, *flags])
+    monkeypatch.setattr(loop, "open_session", session)
+    monkeypatch.setattr(loop, "banner", lambda *_: "")
+    one = type("One", (network,), {"__init__": lambda self: network.__init__(self, 2.0), "__module__": __name__})
+    try:
+        loop.run(one, {"naive": alexnet1.naive_loss}, lambda epoch: 0.1)
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 def test_two_runs_with_the_same_files(tmp_path):
-    code = "import sys; from pathlib import Path; from common.checkpoint import lock; lock(Path(sys.argv[1]), 'x')"
-    command = [sys.executable, "-c", f"{code}; print(flush=True); sys.stdin.read()", str(tmp_path)]
+    code = (
+        "import sys; from pathlib import Path; from common.checkpoint import lock\nwith lock(Path(sys.argv[1]), 'x'):"
+    )
+    command = [sys.executable, "-c", f"{code} print(flush=True); sys.stdin.read()", str(tmp_path / "x.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as other:
         other.stdout.readline()
-        with pytest.raises(UserError, match="x: another run is writing its files"):
-            lock(tmp_path, "x")
+        with pytest.raises(UserError, match="x: another run is writing its files"), lock(tmp_path / "x.lock", "x"):
+            pass
         other.kill()  # a lock left by a killed run is not in the way
-    lock(tmp_path, "x")
+    for _ in range(2):  # nor is one of this process that has been released
+        with lock(tmp_path / "x.lock", "x"):
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_a_warning(number, tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", fails)
+    assert start_here(tmp_path, monkeypatch) == 0
+    assert (
+        f"{tmp_path / '.checkpoints'}: no locks on this file system; start test_checkpoint-" in capsys.readouterr().out
+    )
+
+
+def test_a_run_that_another_completes_meanwhile_is_left_alone(tmp_path, monkeypatch, capsys):
+    """The other one ends between this one's look at its files and its lock."""
+
+    def ends(*_):
+        assert start_here(tmp_path, monkeypatch) == 0
+        return "/CPU:0", FACTS
+
+    assert start_here(tmp_path, monkeypatch, session=ends) == 0
+    out = capsys.readouterr().out
+    assert out.count("is complete, its weights") == 1 and out.count("is complete: nothing to do") == 1
+    assert not list(tmp_path.rglob("*.old*"))
+
+
+def test_handlers_and_lock_are_released_when_a_run_ends(tmp_path, monkeypatch):
+    """Or in a notebook every later cell would die of a second interrupt."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    assert start_here(tmp_path, monkeypatch) == 0
+    monkeypatch.setattr(loop.Training, "train_epoch", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    assert start_here(tmp_path, monkeypatch, flags=["--restart"]) == 143
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    monkeypatch.undo()
+    assert start_here(tmp_path, monkeypatch) == 0
+
+
+def test_only_ctrl_c_repeated_quits(tmp_path, monkeypatch, capsys):
+    def asked(*numbers):
+        def signals(self):
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(loop.Training, "train_epoch", signals)
+        return start_here(tmp_path, monkeypatch)
+
+    for numbers, code in (
+        ([signal.SIGTERM] * 3, 143),
+        ([signal.SIGHUP, signal.SIGTERM, signal.SIGINT], 129),
+        ([signal.SIGINT, signal.SIGTERM], 130),
+    ):
+        assert asked(*numbers) == code
+        out, err = capsys.readouterr()
+        assert "the same command resumes there" in out and err == f"\n{loop.STOPPING}\n"
+        next(tmp_path.glob(".checkpoints/*.npz")).unlink()
+    assert asked(signal.SIGINT, signal.SIGINT) == 130
+    assert not list(tmp_path.glob(".checkpoints/*.npz")) and "resumes" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -345,7 +550,7 @@ def test_a_closing_terminal_stops_a_run_and_two_hangups_do_not_kill_it(tmp_path)
             process.stdout.close()  # the terminal has gone
         process.communicate()
         assert process.returncode == code
-    assert list((tmp_path / ".checkpoints").glob("*/*.index")) and len(list(tmp_path.glob("*.csv"))) == 1
+    assert list((tmp_path / ".checkpoints").glob("*.npz")) and len(list(tmp_path.glob("*.csv"))) == 1
 
 
 @pytest.mark.slow
@@ -371,7 +576,7 @@ def test_a_script_killed_and_stopped_ends_the_same(tmp_path):
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         with subprocess.Popen([*command, str(folder)], stdout=subprocess.PIPE, text=True, cwd=folder) as process:
             for line in process.stdout:  # the last line before training, or the first epoch's
-                if line.startswith(("float32", "going on", "epoch 1")):
+                if line.startswith(("float32", "resuming", "epoch 1")):
                     time.sleep(1)
                     os.kill(process.pid, number)
                     break
