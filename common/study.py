@@ -10,12 +10,12 @@ python -m common.study -- --device cpu          flags after -- are the scripts'
 from argparse import Namespace, RawDescriptionHelpFormatter
 import contextlib
 from datetime import timedelta
-from multiprocessing import get_context, resource_tracker
 import os
 from pathlib import Path
 import re
 import signal
 from statistics import median
+import subprocess
 import sys
 
 from common import arguments, commit, data
@@ -33,35 +33,28 @@ def plan(seeds):
     return runs + [run for seed in range(1, seeds) for run in ((1, "naive", seed), (7, "naive", seed))]
 
 
-def child(run, pipe):
-    """What the process of one run on this machine does."""
-    os.setsid()  # Ctrl-C reaches it through the study alone
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the script listens: an end without a traceback
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    pipe.send(execute(ROOT / run.script, run.flags))
+def run_sequentially(runs, signals, _):
+    """Run the scripts one after the other in this terminal until signals come; yields (run, exit code, None)."""
+    process = None
 
+    def stop(number, _):
+        again = number == signal.SIGINT in signals
+        signals.append(number)
+        if process:
+            process.kill() if again else process.terminate()
 
-def one_by_one(runs, signals, _):
-    """Do the runs on this machine and terminal until signals come; yields (run, exit code, why it failed or None)."""
-    on_signals(lambda number, _: signals.append(number))
-    spawn = get_context("spawn")
-    resource_tracker.ensure_running()  # now, for its start unblocks signals
+    on_signals(stop)
     while runs and not signals:
         run = runs.pop(0)
-        reader, writer = spawn.Pipe(duplex=False)
-        process, passed_on = spawn.Process(target=child, args=(run, writer)), 0
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the process begins with them blocked
-        process.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        while process.is_alive():
-            for number in signals[passed_on:]:
-                os.kill(process.pid, number)
-                passed_on += 1
-            process.join(0.2)
-        yield run, *(reader.recv() if reader.poll() else (128 + abs(process.exitcode) % 128, None))
+        # In a session of its own: Ctrl-C reaches it through the study alone.
+        process = subprocess.Popen([sys.executable, str(ROOT / run.script), *run.flags], start_new_session=True)
+        if signals:  # it came before the process was there
+            process.terminate()
+        code = process.wait()
+        yield run, 128 - code if code < 0 else code, None
 
 
-def on_a_node(run):
+def ray_task(run):
     """What a worker of Ray's does; returns (exit code, why it failed or None, the run's files as {path: text})."""
     code, reason = execute(run.script, run.flags)
     if code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
@@ -69,8 +62,8 @@ def on_a_node(run):
     return code, reason, {path: path.read_text("utf-8") for path in run.files if code == 0 and path.exists()}
 
 
-def together(runs, signals, args):
-    """Do the runs as tasks of Ray, wherever it has what each of them takes; yields what one_by_one does."""
+def run_on_ray(runs, signals, args):
+    """Do the runs as tasks of Ray, wherever it has what each of them takes; yields what run_sequentially does."""
     os.environ |= {"RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     local = {"include_dashboard": False, "object_store_memory": 100 * 2**20} if args.ray == "local" else {}
     code = {"working_dir": str(ROOT), "excludes": ["/*", "!/.", "!/alexnet*.py", "!/common"]}
@@ -81,21 +74,23 @@ def together(runs, signals, args):
 
         ray.init(args.ray, runtime_env=code, logging_level="ERROR", **local)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        mend = "; pip install -r requirements-ray.txt" * isinstance(error, ImportError)
-        raise UserError(f"--ray {args.ray}: {' '.join(str(error).split())}{mend}") from None
+        fix = "; pip install -r requirements-ray.txt" * isinstance(error, ImportError)
+        raise UserError(f"--ray {args.ray}: {' '.join(str(error).split())}{fix}") from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]]
     gpus = args.gpus or int(runs[0].device != "cpu")
     cpus = args.cpus or min((node["CPU"] for node in nodes if not gpus), default=1)
     if not any(node["CPU"] >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         raise UserError(f"--ray {args.ray}: no node has {cpus:g} CPUs and {gpus:g} GPUs; lower --cpus or --gpus")
-    do = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1, max_retries=10)(on_a_node)
-    waiting, passed_on = {do.options(name=run.name).remote(run): run for run in runs}, 0
+    task_on = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1, max_retries=10)(ray_task)
+    waiting, passed_on = {task_on.options(name=run.name).remote(run): run for run in runs}, 0
     signal.signal(signal.SIGHUP, hangup)
     on_signals(lambda number, _: signals.append(number))
     while waiting:
         for number in signals[passed_on:]:
-            for task in waiting:
-                ray.cancel(task, force=passed_on > 0 and number != signal.SIGHUP)
+            again = number == signal.SIGINT in signals[:passed_on]
+            if again or passed_on == 0:  # a second cancel would quit without saving
+                for task in waiting:
+                    ray.cancel(task, force=again)
             passed_on += 1
         for task in ray.wait(list(waiting), timeout=0.5)[0]:
             run = waiting.pop(task)
@@ -110,10 +105,10 @@ def together(runs, signals, args):
     ray.shutdown()
 
 
-def done_with(run):
-    """Whether the run is complete, as far as its files can be read: the run itself says what is wrong with them."""
+def is_complete(folder, name, epochs):
+    """Whether that run is complete, as far as its files can be read: the run itself reports what is wrong with them."""
     with contextlib.suppress(UserError):
-        return complete(*run.files[1:], run.epochs)
+        return complete(folder / f"{name}.csv", folder / f"{name}.json", epochs)
     return False
 
 
@@ -134,9 +129,9 @@ def status(runs, *_):
             epochs, state = 0, "unreadable"
         measured = seconds.get(kind.sub("", run.name))
         left = round((run.epochs - epochs) * median(measured or [0]))
-        say(f"{run.name:<38} {state:<18} {str(timedelta(seconds=left)) if measured else 'not measured':>22}")
+        say(f"{run.name:<38} {state:<18} {str(timedelta(seconds=left)) if measured else 'unknown':>22}")
         total += left
-    say(f"{timedelta(seconds=total)} left one after the other, as far as measured")
+    say(f"{timedelta(seconds=total)} left one after the other, without those of unknown time")
     return ()
 
 
@@ -167,14 +162,19 @@ def main():
         run.name = arguments.run_name(f"alexnet{number}", run, digest)
         run.flags = [*flags, "--loss", loss, "--seed", str(seed)]
         run.files = folder / f"trace/{run.name}.csv", folder / f"{run.name}.csv", folder / f"{run.name}.json"
-        if run.restart or not done_with(run):
-            todo.append(run)
-        else:
-            say(f"{run.name} is complete")
+        names = [run.name]
+        if args.status:  # a curve in the other precision is not missing
+            other = {"float32": "mixed", "mixed": "float32"}[run.precision]
+            names.append(arguments.run_name(f"alexnet{number}", Namespace(**vars(run) | {"precision": other}), digest))
+        found = [name for name in names if not run.restart and is_complete(folder, name, run.epochs)]
+        if found:
+            say(f"{run.name} is complete" + f" as {found[0]}" * (found[0] != run.name))
             done += 1
-    do = status if args.status else together if args.ray and todo else one_by_one
-    for run, code, reason in do(todo, signals, args):
-        if code == 0 and done_with(run):
+        else:
+            todo.append(run)
+    runner = status if args.status else run_on_ray if args.ray and todo else run_sequentially
+    for run, code, reason in runner(todo, signals, args):
+        if code == 0 and is_complete(folder, run.name, run.epochs):
             done += 1
         elif not signals or code - 128 not in SIGNALS:
             failed[run.name] = reason or f"exit code {code}"

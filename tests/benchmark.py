@@ -1,12 +1,12 @@
-"""How fast the training step is, beside the article's own loop, PyTorch, JAX and the machine's best matrix product.
+"""How fast the training step is, beside the article's own loop, PyTorch and the machine's best matrix product.
 
 python -m tests.benchmark             all of it; on 2 cores more than an hour, on a GPU minutes
 python -m tests.benchmark --help      parts of it
 
 Every sample is a process of its own, and the contenders take turns, so that a machine whose speed drifts is the same to
-all of them: ratios are taken within a turn, and what is printed is the median of the turns and their range. PyTorch and
-JAX take part where they are installed, and another commit's code where --other names a checkout of it. Ctrl-C prints
-the table of what has been measured until then.
+all of them: ratios are taken within a turn, and what is printed is the median of the turns and their range. PyTorch
+takes part where it is installed, and another commit where --other names a checkout of it. Ctrl-C prints the table of
+what has been measured until then.
 """
 
 import argparse
@@ -36,14 +36,14 @@ CHUNK = {False: 1, True: 100}  # steps between two looks at the clock, and befor
 LIMIT_SIZES = {False: (2048, 4096), True: (4096, 8192)}  # of square matrices
 
 
-def contenders(gpu, libraries, other=None, precisions=("float32", "mixed")):
+def contenders(gpu, pytorch, other=None, precisions=("float32", "mixed")):
     """(name, precision, function of tests/peers.py, its options) in the order of a turn.
 
-    libraries are installed; other is the name of another checkout, None if there is none.
+    pytorch says whether it takes part; other is the name of another checkout, None if there is none.
     """
-    pytorch = [("PyTorch", {}), ("PyTorch channels_last", {"channels_last": True})]
+    layouts = [("PyTorch", {}), ("PyTorch channels_last", {"channels_last": True})] if pytorch else []
     if gpu:
-        pytorch += [(f"{name}, compiled", {**options, "compiled": True}) for name, options in pytorch]
+        layouts += [(f"{name}, compiled", {**options, "compiled": True}) for name, options in layouts]
     for precision in precisions:
         yield LIMIT, precision, None, {}
         yield THIS, precision, None, {}
@@ -53,10 +53,7 @@ def contenders(gpu, libraries, other=None, precisions=("float32", "mixed")):
             if gpu:
                 yield f"{THIS}, XLA", precision, None, {"xla": True}
             yield ARTICLE, precision, "article", {}
-        if "torch" in libraries:
-            yield from ((name, precision, "pytorch", options) for name, options in pytorch)
-        if "jax" in libraries:
-            yield "JAX", precision, "jax", {}
+        yield from ((name, precision, "pytorch", options) for name, options in layouts)
 
 
 def flops(experiment):
@@ -136,10 +133,6 @@ def peak(gpu, function):
         import torch
 
         return torch.cuda.max_memory_allocated() / 2**20
-    if function == "jax":
-        import jax
-
-        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
     import tensorflow as tf
 
     return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
@@ -196,33 +189,6 @@ def sample_limit(started, precision, device):
         return {"rate": max(rates)}
     values = tf.random.normal([2**14, 2**14])
     return {"rate": max(rates), "bandwidth": best(2 * 4 * 2**28, tf.function(lambda x: x + 1), values)}
-
-
-def sample_profile(started, experiment, precision, batch, device):
-    """Of a step with its operations one after the other: its milliseconds, and {operation: milliseconds}."""
-    from common.session import tf
-    from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
-
-    steps, spent, space = 3, {}, XSpace()
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    advance = ours(experiment, precision, batch, device)
-    advance(3)
-    with tempfile.TemporaryDirectory() as folder:
-        tf.profiler.experimental.start(folder)
-        begun = time.perf_counter()
-        advance(steps)
-        whole = 1e3 * (time.perf_counter() - begun) / steps
-        tf.profiler.experimental.stop()
-        (path,) = Path(folder).rglob("*.xplane.pb")
-        space.ParseFromString(path.read_bytes())
-    for plane in space.planes:
-        for event in (event for line in plane.lines for event in line.events):
-            name, _, operation = plane.event_metadata[event.metadata_id].name.rpartition(":")
-            if name == "CpuExecutable:":  # what XLA compiled
-                name, operation = "XLA", "XLA"
-            if name and not name.endswith(":") and name != "EagerLocalExecute":  # the rest is TensorFlow's own frames
-                spent[operation] = spent.get(operation, 0) + event.duration_ps / 1e9 / steps
-    return {"whole": whole, "spent": spent}
 
 
 def sample_run(started, experiment, device, precision, train_size, epochs, steps):
@@ -284,9 +250,9 @@ def sample_machine(started, device):
     return {"text": text}
 
 
-def sample_libraries(started):
-    """Versions of PyTorch and JAX, where they are installed."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "jax") if importlib.util.find_spec(name)}
+def sample_pytorch(started):
+    """The version of PyTorch, None where it is not installed."""
+    return {"version": importlib.metadata.version("torch") if importlib.util.find_spec("torch") else None}
 
 
 def sample(python=(sys.executable,), folder=ROOT, **job):
@@ -364,23 +330,10 @@ def runs(device):
             )
 
 
-def profiles(experiment, batch):
-    """The lines of what a step's time goes to on a CPU, by the profiler, in both precisions."""
-    for precision in "float32", "mixed":
-        taken = sample(kind="profile", experiment=experiment, precision=precision, batch=batch, device="cpu")
-        if taken:
-            shares = {name: 100 * spent / taken["whole"] for name, spent in taken["spent"].items()}
-            products = sum(share for name, share in shares.items() if "Conv2D" in name or "MatMul" in name)
-            most = sorted(shares.items(), key=lambda pair: -pair[1])[:6]
-            yield f"  profile, {precision}: products and convolutions {products:.0f} % of {taken['whole']:.0f} ms"
-            yield "    " + ", ".join(f"{name} {share:.0f} %" for name, share in most)
-    yield ""
-
-
-def measure(args, libraries, experiment, batch, samples):
+def measure(args, pytorch, experiment, batch, samples):
     """Let the contenders take their turns, and add what they reach to samples, as table takes them."""
     for turn in range(args.turns):
-        these = contenders(args.device == "gpu", libraries, args.other and args.other.name, args.precisions)
+        these = contenders(args.device == "gpu", pytorch, args.other and args.other.name, args.precisions)
         for name, precision, function, options in these:
             job = {"kind": "limit", "precision": precision, "device": args.device}
             if name != LIMIT:
@@ -388,7 +341,7 @@ def measure(args, libraries, experiment, batch, samples):
                 job |= {"experiment": experiment, "batch": batch}
             if args.other and name == args.other.name:
                 job["folder"] = args.other
-            if function in ("pytorch", "jax"):
+            if function == "pytorch":
                 if turn >= args.peers:
                     continue
                 job["python"] = args.peer_python
@@ -419,7 +372,7 @@ def main():
     parser.add_argument("--experiments", type=experiments, default=[2, 5, 6], metavar="N,N", help="of 2, 5 and 6 (all)")
     parser.add_argument("--batches", type=numbers, default=[200, 50, 800], metavar="N,N", help="sizes (200,50,800)")
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="samples of a contender (5; 0: runs alone)")
-    parser.add_argument("--peers", type=int, default=5, metavar="N", help="turns with PyTorch and JAX (5)")
+    parser.add_argument("--peers", type=int, default=5, metavar="N", help="turns with PyTorch (5)")
     parser.add_argument("--seconds", type=float, default=8, metavar="S", help="the least that a sample times (8)")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to run (cpu)")
     parser.add_argument(
@@ -427,12 +380,11 @@ def main():
         type=shlex.split,
         default=[sys.executable],
         metavar="COMMAND",
-        help="the Python that has PyTorch and JAX, if it is another one",
+        help="the Python that has PyTorch, if it is another one",
     )
     parser.add_argument("--precisions", type=precisions, default=["float32", "mixed"], metavar="P,P", help="(both)")
     parser.add_argument("--other", type=checkout, metavar="DIR", help="a checkout of another commit, to take turns too")
     parser.add_argument("--no-runs", action="store_true", help="leave out the whole runs")
-    parser.add_argument("--profile", action="store_true", help="say what a step's time goes to, on a CPU")
     parser.add_argument("--sample", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.sample:
@@ -443,10 +395,8 @@ def main():
     if not (machine := sample(kind="machine", device=args.device)):
         sys.exit(1)
     print(machine["text"], flush=True)
-    libraries = sample(kind="libraries", python=args.peer_python) or {}
-    for library in "torch", "jax":
-        print(f"{library} {libraries.get(library, 'is not installed and takes no part')}")
-    print()
+    pytorch = (sample(kind="pytorch", python=args.peer_python) or {}).get("version")
+    print(f"PyTorch {pytorch or 'is not installed and takes no part'}\n")
     try:
         if not args.no_runs:
             for line in runs(args.device):
@@ -456,12 +406,10 @@ def main():
             for experiment in args.experiments:
                 samples = {}
                 try:
-                    measure(args, libraries, experiment, batch, samples)
+                    measure(args, pytorch, experiment, batch, samples)
                 finally:
                     if samples:
                         print(*table(samples, experiment, batch), sep="\n", flush=True)
-                if args.profile:
-                    print(*profiles(experiment, batch), sep="\n", flush=True)
     except KeyboardInterrupt:
         print("stopped")
         sys.exit(130)

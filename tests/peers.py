@@ -1,4 +1,4 @@
-"""What the benchmark compares: training steps of one experiment, made of other libraries, or of the article's own loop.
+"""What the benchmark compares: training steps of one experiment, made of PyTorch, or of the article's own loop.
 
 Each function takes a Job and returns step(number): it trains on the batch of that number and returns a function that
 waits for its loss. All of them begin with the same values, see the same batches, gather and resize them as the scripts
@@ -163,87 +163,5 @@ def pytorch(job, channels_last=False, compiled=False):
         loss.backward()
         optimizer.step()
         return lambda: (correct.item(), loss.item())[1]
-
-    return step
-
-
-def jax_forward(experiment):
-    """forward(values, images [batch, 227, 227, 1], masks, dtype) of an experiment: logits, from TensorFlow's values.
-
-    masks is a pair [batch, 4096], 0 or 2, one a dropout; None for no dropout.
-    """
-    import jax
-    from jax import lax
-    from jax import numpy as jnp
-
-    def lrn(x):
-        squares = lax.reduce_window(x**2, 0.0, lax.add, (1, 1, 1, 5), (1, 1, 1, 1), "SAME")
-        return x * (1 + 2e-5 * squares) ** -0.75
-
-    def batch_norm(x, scale, beta):
-        mean, variance = (f(x, tuple(range(x.ndim - 1))) for f in (jnp.mean, jnp.var))
-        return (x - mean) * (lax.rsqrt(variance + 1e-3) * scale) + beta
-
-    def forward(values, images, masks, dtype):
-        def activate(name, x, normalised=False):
-            x = x.astype(jnp.float32)
-            if experiment == 6:
-                x = batch_norm(x, values[f"{name}/scale"], values[f"{name}/beta"])
-            x = jax.nn.relu(x)
-            return lrn(x) if normalised and experiment != 6 else x
-
-        def convolve(name, x, stride=1, padding="SAME", normalised=False, pooled=False):
-            groups = 2 if f"{name}_1/weights" in values else 1
-            names = [name] if groups == 1 else [f"{name}_1", f"{name}_2"]
-            kernel = jnp.concatenate([values[f"{each}/weights"] for each in names], 3)
-            x = lax.conv_general_dilated(
-                x.astype(dtype), kernel.astype(dtype), (stride, stride), padding,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
-            )  # fmt: skip
-            x = activate(name, x + values[f"{name}/biases"], normalised)
-            return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID") if pooled else x
-
-        def connect(name, x):
-            product = x.astype(dtype) @ values[f"{name}/weights"].astype(dtype)
-            return product.astype(jnp.float32) + values[f"{name}/biases"]
-
-        x = convolve("conv1", images, 4, "VALID", normalised=True, pooled=True)
-        x = convolve("conv2", x, normalised=True, pooled=True)
-        x = convolve("conv4", convolve("conv3", x))
-        x = convolve("conv5", x, pooled=True).reshape(len(x), -1)
-        for name, mask in zip(("fc1", "fc2"), masks or (1.0, 1.0)):
-            x = activate(name, connect(name, x)) * mask
-        return connect("output", x)
-
-    return forward
-
-
-def jax(job):
-    import jax
-    from jax import numpy as jnp
-
-    forward = jax_forward(job.experiment)
-    dtype = jnp.float32 if job.precision == "float32" else jnp.float16 if job.gpu else jnp.bfloat16
-    values = {name: jnp.asarray(value) for name, value in initial(job.experiment).items()}
-    images, labels, order = digits(job.batch)
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
-
-    def loss_of(values, images, labels, indices, key):
-        pixels = images[indices][..., None].astype(jnp.float32) / 255
-        pixels = jax.image.resize(pixels, (job.batch, 227, 227, 1), "bilinear")
-        masks = [2.0 * jax.random.bernoulli(each, 0.5, (job.batch, 4096)) for each in jax.random.split(key)]
-        probabilities = jax.nn.softmax(forward(values, pixels, masks, dtype))
-        correct = (probabilities.argmax(1) == labels[indices]).sum()
-        return -(jax.nn.one_hot(labels[indices], 10) * jnp.log(probabilities)).sum(), correct
-
-    @jax.jit(donate_argnums=0)
-    def train(values, images, labels, indices, key):
-        (loss, correct), gradients = jax.value_and_grad(loss_of, has_aux=True)(values, images, labels, indices, key)
-        return {name: value - 1e-4 * gradients[name] for name, value in values.items()}, loss, correct
-
-    def step(number):
-        nonlocal values
-        values, loss, _ = train(values, images, labels, order[number % BATCHES], jax.random.key(number))
-        return lambda: float(loss)
 
     return step

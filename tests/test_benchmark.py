@@ -41,14 +41,6 @@ def test_pytorch_is_the_same_network(compared):
 
 
 @pytest.mark.slow
-def test_jax_is_the_same_network(compared):
-    jax = pytest.importorskip("jax")
-    experiment, values, pixels, logits = compared
-    got = peers.jax_forward(experiment)(values, pixels, None, jax.numpy.float32)
-    assert np.linalg.norm(got - logits) < 1e-3 * np.linalg.norm(logits)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("function", [None, "article"])
 def test_a_sample_is_a_rate_and_a_peak(function):
     job = {"kind": "speed", "started": 0.0, "experiment": 6, "precision": "float32", "batch": 2, "device": "cpu"}

@@ -85,10 +85,11 @@ def test_whatever_fails_is_named_and_the_others_run(tmp_path):
         out, err = process.communicate()
     assert process.returncode == 1
     *_, first, second, last = out.splitlines()
-    assert first.startswith(f"alexnet1-{NAME} failed: {damaged}: ") and "restore it from git" in first
-    assert second.startswith(f"alexnet6-{NAME} failed: alexnet6-{NAME}: another run is writing its files")
+    assert (first, second) == tuple(f"alexnet{number}-{NAME} failed: exit code 2" for number in (6, 1))
     assert last == "1 of 3 runs are complete, 2 failed" and (tmp_path / f"alexnet4-{NAME}.csv").exists()
-    assert err.count("\n") == 2  # one of each that failed
+    locked, unreadable = err.splitlines()
+    assert locked.startswith(f"alexnet6.py: error: alexnet6-{NAME}: another run is writing its files")
+    assert unreadable.startswith(f"alexnet1.py: error: {damaged}: ") and "restore it from git" in unreadable
 
 
 @pytest.mark.slow
@@ -159,18 +160,20 @@ def test_status(tmp_path):
         finished(tmp_path, f"{name}-seed{seed}")
         for path in tmp_path.glob(f"{name}-seed{seed}.*"):
             path.write_bytes(path.read_bytes()[: None if whole in path.name else -3])
+    finished(tmp_path, f"alexnet2-fused-{NAME}-mixed-seed1")
     before = sorted(tmp_path.rglob("*"))
     process = study(tmp_path, "--only", "2", "--seeds", "4", "--status")
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "") and before == sorted(tmp_path.rglob("*"))
-    assert [line.split() for line in out.splitlines()[:5]] == [
+    assert [line.split() for line in out.splitlines()[:6]] == [
         [name, "is", "complete"],
-        [f"alexnet2-fused-{NAME}", "missing", "not", "measured"],
+        [f"alexnet2-fused-{NAME}-seed1", "is", "complete", "as", f"alexnet2-fused-{NAME}-mixed-seed1"],
+        [f"alexnet2-fused-{NAME}", "missing", "unknown"],
         [f"{name}-seed1", "epoch", "1", "of", "2", "0:00:20"],
         [f"{name}-seed2", "unreadable", "0:00:40"],
         [f"{name}-seed3", "unreadable", "0:00:40"],
     ]
-    assert out.splitlines()[-2].startswith("0:01:40 left") and out.splitlines()[-1].startswith("1 of 8 runs")
+    assert out.splitlines()[-2].startswith("0:01:40 left") and out.splitlines()[-1].startswith("2 of 8 runs")
 
 
 @pytest.mark.slow
