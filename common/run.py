@@ -84,11 +84,15 @@ class Files:
         self.tensorflow = folder / ".checkpoints" / name  # checkpoints in the format of earlier commits
 
     def try_folders(self):
-        """Make each folder that the run will write to; UserError if one cannot be written to."""
-        for path in (self.csv, self.trace, self.checkpoint, *[self.weights] * (not self.args.no_weights)):
+        """Make each folder that the run will write to, and remove what a kill left half-written.
+
+        UserError if one cannot be written to.
+        """
+        for path in (self.csv, self.record, self.trace, self.checkpoint, *[self.weights] * (not self.args.no_weights)):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 tempfile.TemporaryFile(dir=path.parent).close()
+                path.with_name(f"{path.name}.part").unlink(missing_ok=True)
             except OSError as error:
                 what = f"{error.strerror}; make it a folder that can be written to, or name another --results-dir"
                 raise UserError(f"{path.parent}: {what}") from None
