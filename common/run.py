@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import inspect
 import math
 from pathlib import Path
@@ -187,12 +188,13 @@ class Files:
                 yield f"{self.weights} has {here} of the {record.get('weights_bytes')} bytes that were written"
 
 
-def run(AlexNet, losses, learning_rate):
+def run(AlexNet, losses, learning_rate, evaluation_batch=200):
     """Train and evaluate the experiment of the calling script as its flags say, and write its CSV and JSON record.
 
-    AlexNet        the network's class, a tf.Module
-    losses         {"naive": function, "fused": function} of (logits [batch, 10], one-hot labels [batch, 10])
-    learning_rate  function of the epoch, counted from 0
+    AlexNet           the network's class, a tf.Module
+    losses            {"naive": function, "fused": function} of (logits [batch, 10], one-hot labels [batch, 10])
+    learning_rate     function of the epoch, counted from 0
+    evaluation_batch  test images that go through the network at once; 200 need no more memory than a training step
 
     A run that was stopped or killed resumes from its checkpoint. Ends the process with exit code 2 and one line on
     stderr for bad input, 130 after Ctrl-C and 143 after SIGTERM.
@@ -214,7 +216,7 @@ def run(AlexNet, losses, learning_rate):
             say(banner(facts, args))
             try:
                 with tf.device(device):
-                    train(AlexNet(), losses[args.loss], learning_rate, dataset, files, facts, stop)
+                    train(AlexNet(), losses[args.loss], learning_rate, dataset, files, facts, stop, evaluation_batch)
             except (MemoryError, tf.errors.ResourceExhaustedError):
                 raise UserError(
                     f"the {facts['device']} is out of memory: lower --batch-size or --test-size, or wait until "
@@ -222,7 +224,7 @@ def run(AlexNet, losses, learning_rate):
                 ) from None
 
 
-def train(network, loss, learning_rate, dataset, files, facts, stop):
+def train(network, loss, learning_rate, dataset, files, facts, stop, evaluation_batch=200):
     """Train from the checkpoint, or from the start, to the last epoch or a signal."""
     args, script = files.args, Path(inspect.getfile(type(network)))
     here, changed, state = what_computes(script), [], State()
@@ -263,7 +265,10 @@ def train(network, loss, learning_rate, dataset, files, facts, stop):
         everything = {"name": files.name, "computes": here, "facts": facts, "state": dataclasses.asdict(state)}
         save(path, network, everything)
 
-    training = Training(network, loss, learning_rate, dataset, args, state, lambda: save_to(files.checkpoint), stop)
+    checkpoint = functools.partial(save_to, files.checkpoint)
+    training = Training(
+        network, loss, learning_rate, dataset, args, state, checkpoint, stop, evaluation_batch=evaluation_batch
+    )
     try:
         training.run(lambda: files.write(state, facts))
         if len(state.rows) < args.epochs:

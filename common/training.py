@@ -11,8 +11,6 @@ from common.session import tf
 from common.step import LAYERS, Measured, compile_steps
 import numpy as np
 
-EVALUATION_BATCH = 1000  # the article's; batch norm takes its moments over it
-EVALUATION_PART = 200  # what goes through a network without batch norm at once, to need no more memory than a step
 EXPLOSION = 1e4  # a convention: the logit gap from which a NaN loss is called an explosion
 
 
@@ -78,9 +76,10 @@ class Training:
     state              where the run stands, with the stretch that it now begins as the last one
     save_checkpoint()  keeps the state; called every --save-minutes
     stop               a Stop, or anything with a signal that is None until the run shall end
+    evaluation_batch   test images that go through the network at once
     """
 
-    def __init__(self, network, loss, learning_rate, dataset, args, state, save_checkpoint, stop):
+    def __init__(self, network, loss, learning_rate, dataset, args, state, save_checkpoint, stop, evaluation_batch=200):
         make_input = {"tensorflow": TensorFlowInput, "opencv": OpenCVInput}[args.resize]
         self.args, self.learning_rate, self.dataset, self.state = args, learning_rate, dataset, state
         self.save_checkpoint, self.stop = save_checkpoint, stop
@@ -88,7 +87,7 @@ class Training:
         self.test_input = make_input(dataset.test_images, dataset.test_labels)
         self.train, self.evaluate_batch = compile_steps(network, loss, self.train_input, self.test_input, args.xla)
         self.iterations = len(dataset.train_labels) // args.batch_size
-        self.evaluation_batch = EVALUATION_BATCH if hasattr(network, "running_means") else EVALUATION_PART
+        self.evaluation_batch = evaluation_batch
         self.steps_done, self.step_seconds = 0, 0.0
         self.progress = Progress(args.epochs)
         self.clock = self.saved = time.perf_counter()

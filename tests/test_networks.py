@@ -57,7 +57,7 @@ def test_shape_of_every_layer(experiment, pixels, seeds, batch):
 
 def test_parameters(experiment):
     number, _, network = experiment
-    assert hasattr(network, "running_means") == (number in (6, 7))  # what evaluates whole
+    assert hasattr(network, "running_means") == (number in (6, 7))
     weights = GROUPED if number == 5 else WEIGHTS
     assert {name: tuple(w.shape) for name, w in network.weights.items()} == {n: s for n, (s, _) in weights.items()}
     assert {name: b.shape for name, b in network.biases.items()} == {name: (WEIGHTS[name][0][-1],) for name in WEIGHTS}

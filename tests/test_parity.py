@@ -98,7 +98,9 @@ def check_evaluation_protocol(pair):
     pair.reference.assign(values)
     module, network = pair.module, pair.script.network
     dataset = select(mnist, args)
-    loop = Training(network, module.naive_loss, module.learning_rate, dataset, args, State(), save=None, stop=None)
+    loop = Training(
+        network, module.naive_loss, module.learning_rate, dataset, args, State(), save_checkpoint=None, stop=None
+    )
     found = loop.evaluate()
     masks = dropout_masks(dropout_seeds(args.seed, 0, loop.iterations), size)
     expected = pair.reference.evaluate(reference.resize(mnist.test_images[:size]), mnist.test_labels[:size], masks)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import runpy
 
 from common import data
 from common import run as loop
@@ -14,6 +15,7 @@ from common.results import complete, read_csv, read_record
 from common.session import tf
 from common.step import LAYERS
 from common.training import State, Training, dropout_seeds, shuffled
+from conftest import ROOT
 import numpy as np
 import pytest
 
@@ -46,10 +48,11 @@ def training(tmp_path, train, test, factor=200.0, epochs=3, batch=2, **more):
     args = parse("x.py", None, ["--epochs", str(epochs), "--batch-size", str(batch), "--results-dir", str(tmp_path)])
     vars(args).update(more)
     files, state, stop = loop.Files(tmp_path, "x", args), State(stretches=[STRETCH]), argparse.Namespace(signal=None)
+    files.try_folders()
     result = Training(
         Brightness(factor), alexnet1.naive_loss, lambda epoch: 0.1, dataset, args, state, lambda *_: None, stop
     )
-    result.run(lambda state: files.write(state, {"experiment": "x"}))
+    result.run(lambda: files.write(state, {"experiment": "x"}))
     files.write(state, {"experiment": "x"}, complete=True)
     return result, read_csv(files.csv), json.loads(files.record.read_text(), parse_constant=pytest.fail)
 
@@ -147,12 +150,16 @@ def test_evaluation_in_parts_sums_up(tmp_path):
     assert loss == pytest.approx(whole.evaluate()[0], rel=1e-6)
 
 
-def test_batch_norm_sees_the_whole_evaluation_and_the_others_part_of_it(tmp_path):
-    plain, _, _ = training(tmp_path, [0, 10], [0], epochs=1)
-    normalised = Brightness(1.0)
-    normalised.running_means = {}
-    again = Training(normalised, alexnet1.naive_loss, None, plain.dataset, plain.args, State(), None, None)
-    assert (plain.evaluation_batch, again.evaluation_batch) == (200, 1000)
+@pytest.mark.parametrize("number", range(1, 8))
+def test_batch_norm_evaluates_the_test_images_at_once(number, tmp_path, monkeypatch):
+    """As the article did; the others in chunks of 200."""
+    evaluated = []
+    monkeypatch.setattr("sys.argv", ["x.py", "--epochs", "1", "--results-dir", str(tmp_path)])
+    monkeypatch.setattr(loop, "open_session", lambda args: ("/CPU:0", {}))
+    monkeypatch.setattr(loop, "banner", lambda *_: "")
+    monkeypatch.setattr(loop, "train", lambda *given: evaluated.append(given[-1]))
+    runpy.run_path(str(ROOT / f"alexnet{number}.py"), run_name="__main__")
+    assert evaluated == [1000 if number in (6, 7) else 200]
 
 
 def test_evaluation_keeps_no_layer_for_a_branch(tmp_path):
@@ -239,12 +246,12 @@ def test_the_whole_training_set_asked_for_by_its_size_is_the_default():
     assert len(data.select(dataset, args).train_labels) == 60 and args.train_size is None
 
 
-def test_set_aside_never_overwrites(tmp_path):
-    path = tmp_path / "x.csv"
+def test_moving_aside_never_overwrites(tmp_path):
+    files = loop.Files(tmp_path, "x", None)
     for content in ("one", "two"):
-        path.write_text(content)
-        loop.set_aside(path, tmp_path / "absent")
-    assert not path.exists()
+        files.csv.write_text(content)
+        files.set_aside()
+    assert not files.csv.exists()
     assert [(tmp_path / f"x.csv.old{n}").read_text() for n in (1, 2)] == ["one", "two"]
 
 
