@@ -17,11 +17,25 @@ from common.cli import UserError, on_signals, say, user_errors
 from common.commit import git_commit
 from common.report import banner
 from common.results import complete, read_record, write_csv, write_record
-from common.session import open_session, tf
+from common.session import memory_for_variables, open_session, tf
 from common.training import State, Training
 
 # What may change where a run goes on: facts of the session that a stretch of it is recorded with.
-CONDITIONS = ("device", "device_name", "threads", "precision", "tf32", "xla", "deterministic", "versions")
+CONDITIONS = (
+    "device", "device_name", "threads", "precision", "tf32", "xla", "deterministic", "versions", "environment"
+)  # fmt: skip
+
+
+def differences(before, here):
+    """What of the CONDITIONS of two stretches differs, as a list of "threads 1, not 2"."""
+    pairs = []
+    for key in CONDITIONS:
+        new, old = here[key], before.get(key, {})
+        if isinstance(new, dict):
+            pairs += [(name, new.get(name, "unset"), old.get(name, "unset")) for name in {**new, **old}]
+        else:
+            pairs.append((key, new, old))
+    return [f"{name} {new}, not {old}" for name, new, old in pairs if new != old]
 
 
 def set_aside(*paths):
@@ -68,16 +82,11 @@ def begin_stretch(state, facts, changed):
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     here = {key: facts[key] for key in (*CONDITIONS, "git_commit")} | {"despite": changed}
     before = state.stretches[-1] if state.stretches else None
-    if before is None or changed or any(before[key] != here[key] for key in here if key != "despite"):
+    if before is None or changed or any(before.get(key) != here[key] for key in here if key != "despite"):
         place = {"epoch": len(state.rows) + 1, "iteration": len(state.seen)}
         state.stretches.append({**place, **here, "started": now, "seconds": 0.0})
     if before is not None:
-        other = [f"{key} {here[key]}, not {before[key]}" for key in CONDITIONS[:-1] if before[key] != here[key]]
-        other += [
-            f"{name} {version}, not {before['versions'].get(name)}"
-            for name, version in here["versions"].items()
-            if before["versions"].get(name) != version
-        ]
+        other = differences(before, here)
         elsewhere = f", elsewhere ({'; '.join(other)})" if other else ""
         say(f"going on at iteration {len(state.seen)} of epoch {len(state.rows) + 1}{elsewhere}")
 
@@ -159,7 +168,7 @@ def run(AlexNet, losses, learning_rate):
         lock(files.checkpoints.parent, name)
         say(f"{name}: {args.epochs} epochs of {len(dataset.train_labels)} images, {args.batch_size} a batch")
         say(banner(facts, args))
-        with tf.device(device):
+        with tf.device(device), memory_for_variables(facts):
             train(AlexNet(), losses[args.loss], learning_rate, dataset, files, facts, stop)
 
 
@@ -195,6 +204,7 @@ def train(network, loss, learning_rate, dataset, files, facts, stop):
             for key, value in vars(args).items()
             if key not in left_out
         },
+        "command": arguments.command(script.name, args, left_out),
         "git_commit": git_commit(),
     }
     begin_stretch(state, facts, changed)

@@ -25,7 +25,7 @@ from test_scripts import SMALL, files, start
 import alexnet1
 
 FACTS = {"device": "CPU", "device_name": "p", "threads": 2, "tf32": False, "xla": False, "deterministic": False}
-FACTS |= {"precision": "float32", "versions": {"python": "3.13.0"}}
+FACTS |= {"precision": "float32", "versions": {"python": "3.13.0"}, "environment": {}}
 
 
 class StopAfter:
@@ -134,16 +134,17 @@ def test_without_a_whole_checkpoint_nothing_is_overwritten(tmp_path):
 
 
 def test_a_run_goes_on_elsewhere_and_its_record_says_so(tmp_path, capsys, whole):
-    """Another device, processor, number of threads, version: one line, and a stretch of the record each."""
-    versions = {"python": "3.10.1"}
+    """Another device, processor, number of threads, version, variable: one line, and a stretch of the record each."""
+    versions, environment = {"python": "3.10.1"}, {"TF_ENABLE_ONEDNN_OPTS": "0"}
     places = [{}, {"threads": 1}, {"threads": 1, "tf32": True}, {"device": "GPU", "versions": versions}, {}]
+    places[-1:] = [{"environment": environment}, {}]
     for place in places[:-1]:
         assert train(tmp_path, looks=4, facts={**FACTS, **place}) == 143
     assert train(tmp_path, facts={**FACTS, **places[-1]}) == 0
     assert curve(tmp_path) == whole
     record = read_record(tmp_path / "x.json")
     stretches = record["stretches"]
-    assert len(stretches) == 5
+    assert len(stretches) == 6
     for stretch, place in zip(stretches, places):
         assert all(stretch[key] == value for key, value in {**FACTS, **place}.items())
         assert stretch["git_commit"] == loop.git_commit() and stretch["despite"] == []
@@ -153,6 +154,8 @@ def test_a_run_goes_on_elsewhere_and_its_record_says_so(tmp_path, capsys, whole)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("going on")]
     assert "elsewhere (threads 1, not 2)" in lines[0] and "elsewhere (tf32 True, not False)" in lines[1]
     assert "device GPU, not CPU; threads 2, not 1; tf32 False, not True; python 3.10.1, not 3.13.0" in lines[2]
+    assert "; TF_ENABLE_ONEDNN_OPTS 0, not unset)" in lines[3]
+    assert "elsewhere (TF_ENABLE_ONEDNN_OPTS unset, not 0)" in lines[4]
 
 
 def test_a_run_that_goes_on_where_it_was_is_one_stretch(tmp_path, capsys):
