@@ -76,7 +76,7 @@ def parse(script, description, arguments=None):
     add("--gpu-memory-fraction", type=fraction, metavar="F", help="take this share of the GPU (grow as needed)")
     add("--log-device-placement", action="store_true", help="print which device runs each operation")
     add("--no-tf32", action="store_true", help="full float32 products on Ampere GPUs and newer")
-    add("--xla", action="store_true", help="compile the step with XLA: other dropout at the same seed")
+    add("--xla", action="store_true", help="compile the step with XLA (other dropout masks at the same seed)")
     add("--precision", choices=("float32", "mixed"), default="float32", help="mixed: bfloat16 on CPU, float16 on GPU")
     add("--deterministic", action="store_true", help="bit-reproducible operations, slower on a GPU")
     add("--save-minutes", type=minutes, default=5.0, metavar="N", help="a checkpoint every N minutes (5)")
