@@ -881,7 +881,7 @@ def test_a_csv_saved_by_excel_is_read(tmp_path):
 def test_a_notebook_s_backend_is_no_hindrance(tmp_path):
     """Cells pass on MPLBACKEND, for a module that the script's environment may lack, and %run a stdout of their own."""
     make(tmp_path, "alexnet2", drop(3))
-    environment = {**os.environ, "MPLBACKEND": "module://no_such.backend"}
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     code = "import runpy, sys; from types import SimpleNamespace; out = sys.stdout; sys.argv.pop(0); "
     code += "sys.stdout = SimpleNamespace(write=out.write, flush=out.flush); "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
