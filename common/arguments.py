@@ -4,6 +4,7 @@ import argparse
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 import re
+import shlex
 import shutil
 import textwrap
 
@@ -75,7 +76,7 @@ def parse(script, description, arguments=None):
     add("--gpu-memory-fraction", type=fraction, metavar="F", help="take this share of the GPU (grow as needed)")
     add("--log-device-placement", action="store_true", help="print which device runs each operation")
     add("--no-tf32", action="store_true", help="full float32 products on Ampere GPUs and newer")
-    add("--xla", action="store_true", help="compile the step with XLA")
+    add("--xla", action="store_true", help="compile the step with XLA (other dropout masks at the same seed)")
     add("--precision", choices=("float32", "mixed"), default="float32", help="mixed: bfloat16 on CPU, float16 on GPU")
     add("--deterministic", action="store_true", help="bit-reproducible operations, slower on a GPU")
     add("--save-minutes", type=minutes, default=5.0, metavar="N", help="a checkpoint every N minutes (5)")
@@ -83,6 +84,15 @@ def parse(script, description, arguments=None):
     add("--despite-changes", action="store_true", help="resume with other code than it began with")
     add("--restart", action="store_true", help="move the files of an earlier run aside and begin again")
     return parser.parse_args(arguments)
+
+
+def command(script, args, left_out):
+    """The command that makes a run again, without the flags named in left_out and those that are at their defaults."""
+    words, usual = ["python", script], vars(parse(script, None, []))
+    for name, value in vars(args).items():
+        if name not in left_out and value != usual[name]:
+            words += [f"--{name.replace('_', '-')}"] + [str(value)] * (value is not True)
+    return shlex.join(words)
 
 
 def run_name(experiment, args, digest):

@@ -8,15 +8,19 @@ VARIABLE = "ALEXNET_COMMIT"  # what the study tells its nodes, which have the co
 
 
 def git_commit():
-    """The commit of this checkout, with + where tracked files differ from it; None outside git."""
+    """The commit of this checkout, with + where tracked files differ from it; None outside git.
+
+    None also where this code lies in another repository, as an archive that was unpacked there.
+    """
     if VARIABLE in os.environ:
         return os.environ[VARIABLE] or None
     here = Path(__file__).parent
     try:
         head, changed = (
             subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for command in (["rev-parse", "HEAD", "--show-prefix"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head + "+" * bool(changed)
+    commit, _, prefix = head.partition("\n")
+    return commit + "+" * bool(changed) if prefix == f"{here.name}/" else None

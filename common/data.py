@@ -56,9 +56,13 @@ def parse_idx(content, magic, path):
 
 
 def read_idx(directory, name):
-    """Read directory/name, or name.idx..., with or without .gz; returns (array, SHA-256 of the uncompressed file)."""
+    """Read directory/name, or name.idx..., with or without .gz; returns (array, SHA-256 of the uncompressed file).
+
+    Each may also lie in a folder of such a name, as in Kaggle's copy.
+    """
     names = [f"{each}{end}" for each in (name, name.replace("-idx", ".idx")) for end in (".gz", "")]
-    paths = [directory / each for each in names if (directory / each).exists()]
+    places = [directory / each for each in names] + [directory / outer / each for outer in names for each in names]
+    paths = sorted(filter(Path.exists, places), key=Path.is_dir)
     if not paths:
         raise UserError(
             f"{directory / name}.gz: no such file, nor one without .gz; name a folder with it by --data-dir"
@@ -66,7 +70,7 @@ def read_idx(directory, name):
     path = paths[0]
     try:
         content = path.read_bytes()
-        if path.suffix == ".gz":
+        if content.startswith(b"\x1f\x8b"):  # by the content: browsers unpack a .gz and keep its name
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or f"damaged gzip file ({error})"

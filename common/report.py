@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import math
+import os
 import textwrap
 import time
 
@@ -67,7 +68,7 @@ class Progress:
             initial=done,
             desc=f"epoch {epoch}/{self.epochs}",
             unit=" images",
-            disable=None,
+            disable=os.environ.get("TQDM_DISABLE", "") not in ("", "0") or None,
             leave=False,
             dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}% |{bar}| {rate_noinv_fmt}{postfix}",

@@ -21,7 +21,22 @@ from common.session import open_session, tf
 from common.training import State, Training
 
 # What may change where a run resumes: facts of the session that a stretch of it is recorded with.
-CONDITIONS = ("device", "device_name", "threads", "precision", "tf32", "xla", "deterministic", "versions")
+CONDITIONS = (
+    "device", "device_name", "threads", "precision", "tf32", "xla", "deterministic", "versions", "environment"
+)  # fmt: skip
+
+
+def differences(before, here):
+    """What of the CONDITIONS of two stretches differs, as a list of "threads 1, not 2"."""
+    pairs = []
+    for key in CONDITIONS:
+        new, old = here[key], before.get(key, {})
+        if isinstance(new, dict):
+            pairs += [(name, new.get(name, "unset"), old.get(name, "unset")) for name in {**new, **old}]
+        else:
+            pairs.append((key, new, old))
+    return [f"{name} {new}, not {old}" for name, new, old in pairs if new != old]
+
 
 STOPPING = "stopping after this step and saving, up to a minute; Ctrl-C again quits at once"
 
@@ -58,16 +73,11 @@ def begin_stretch(state, facts, changed):
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     here = {key: facts[key] for key in (*CONDITIONS, "git_commit")} | {"despite": changed}
     before = state.stretches[-1] if state.stretches else None
-    if before is None or changed or any(before[key] != here[key] for key in here if key != "despite"):
+    if before is None or changed or any(before.get(key) != here[key] for key in here if key != "despite"):
         place = {"epoch": len(state.rows) + 1, "iteration": len(state.seen)}
         state.stretches.append({**place, **here, "started": now, "seconds": 0.0})
     if before is not None:
-        other = [f"{key} {here[key]}, not {before[key]}" for key in CONDITIONS[:-1] if before[key] != here[key]]
-        other += [
-            f"{name} {version}, not {before['versions'].get(name)}"
-            for name, version in here["versions"].items()
-            if before["versions"].get(name) != version
-        ]
+        other = differences(before, here)
         elsewhere = f", elsewhere ({'; '.join(other)})" if other else ""
         say(f"resuming at iteration {len(state.seen)} of epoch {len(state.rows) + 1}{elsewhere}")
 
@@ -219,7 +229,7 @@ def run(AlexNet, losses, learning_rate, evaluation_batch=200):
                     train(AlexNet(), losses[args.loss], learning_rate, dataset, files, facts, stop, evaluation_batch)
             except (MemoryError, tf.errors.ResourceExhaustedError):
                 raise UserError(
-                    f"the {facts['device']} is out of memory: lower --batch-size or --test-size, or wait until "
+                    f"{facts['device_name']} is out of memory: lower --batch-size or --test-size, or wait until "
                     "whatever else uses it has ended"
                 ) from None
 
@@ -254,6 +264,7 @@ def train(network, loss, learning_rate, dataset, files, facts, stop, evaluation_
             for key, value in vars(args).items()
             if key not in left_out
         },
+        "command": arguments.command(script.name, args, left_out),
         "git_commit": git_commit(),
     }
     if len(state.rows) < args.epochs:

@@ -1,6 +1,8 @@
-"""What the tests share: the seven modules, a few real digits, and the skip of gpu tests."""
+"""What the tests share: two processes, the seven modules, a few real digits, and the skip of gpu tests."""
 
+import contextlib
 import importlib
+import logging
 import os
 from pathlib import Path
 import signal
@@ -8,8 +10,6 @@ import signal
 os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # this process shares the GPU with those that tests start
 
 from common import data
-from common.input import resize_tensorflow
-from common.session import tf
 from hypothesis import settings
 import pytest
 
@@ -22,12 +22,33 @@ for number in (signal.SIGHUP, signal.SIGINT):
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
 
-tf.get_logger().setLevel("ERROR")  # the tests retrace on purpose
+logging.getLogger("tensorflow").setLevel("ERROR")  # the tests retrace on purpose
+
+
+def memory():
+    """The bytes of memory that this machine, or its container, has."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError, ValueError):
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Run all quick tests in two processes (pytest-xdist), a file in one of them, where they have 8 GB."""
+    options = config.option
+    if hasattr(config, "workerinput"):  # this is one of the two, which would start two more
+        return
+    everything = config.args_source.name == "TESTPATHS" and options.markexpr == "not slow" and not options.usepdb
+    if everything and getattr(options, "numprocesses", 1) is None and os.cpu_count() > 1 and memory() > 7.5e9:
+        options.numprocesses, options.dist = 2, "loadfile"
 
 
 @pytest.fixture(autouse=True)
 def device(request):
     """The CPU for all but the gpu tests, also on a box with a GPU: some compare bits."""
+    from common.session import tf
+
     if not request.node.get_closest_marker("gpu"):
         with tf.device("/CPU:0"):
             yield
@@ -45,6 +66,9 @@ def mnist():
 @pytest.fixture(scope="session")
 def pixels(mnist):
     """Four real digits, [4, 227, 227, 1]."""
+    from common.input import resize_tensorflow
+    from common.session import tf
+
     with tf.device("/CPU:0"):
         return resize_tensorflow(mnist.train_images[:4])
 
@@ -52,12 +76,16 @@ def pixels(mnist):
 @pytest.fixture(scope="session")
 def seeds():
     """A pair of dropout seeds."""
+    from common.session import tf
+
     return tf.constant([[1, 2], [3, 4]], tf.int64)
 
 
 @pytest.fixture(scope="module", params=range(1, 8), ids=lambda n: f"alexnet{n}")
 def experiment(request):
     """Each of the seven modules in turn, with its number and a network of its own: (number, module, network)."""
+    from common.session import tf
+
     module = importlib.import_module(f"alexnet{request.param}")
     tf.random.set_seed(0)
     with tf.device("/CPU:0"):

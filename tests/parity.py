@@ -105,13 +105,14 @@ def batches(setting):
     return draw_batches(PIXEL_SCALE if setting.values == "he" else 1, setting.dropout)
 
 
+@functools.lru_cache(1)  # of experiments that follow each other many have the same shapes
 def he_values(shapes):
-    """Weights N(0, 2 / fan in), biases and betas N(0, 0.1), scales N(1, 0.1), for shapes by variable name.
+    """Weights N(0, 2 / fan in), biases and betas N(0, 0.1), scales N(1, 0.1), for (variable name, shape) pairs.
 
     The weights of the last three layers are divided by 4, 4 and 16, lest PIXEL_SCALE make the training explode.
     """
     random, values = np.random.default_rng(0), {}
-    for name, shape in sorted(shapes.items()):
+    for name, shape in sorted(shapes):
         layer, kind = name.split("/")
         start = 1 if kind in ("scale", "running_variance") else 0
         values[name] = np.full(shape, start, np.float32)
@@ -360,7 +361,8 @@ class Pair:
         self.module = importlib.import_module(f"alexnet{experiment}")
         self.script, self.reference = Script(self.module), Reference(experiment)
         article = self.script.values()
-        self.values = {"article": article, "he": he_values({name: value.shape for name, value in article.items()})}
+        shapes = tuple((name, value.shape) for name, value in article.items())
+        self.values = {"article": article, "he": he_values(shapes)}
 
     def compare(self, setting):
         steps = 1 if is_nan(self.experiment, setting) else STEPS

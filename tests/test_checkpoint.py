@@ -31,7 +31,7 @@ from test_scripts import SMALL, files, start
 import alexnet1
 
 FACTS = {"device": "CPU", "device_name": "p", "threads": 2, "tf32": False, "xla": False, "deterministic": False}
-FACTS |= {"precision": "float32", "versions": {"python": "3.13.0"}}
+FACTS |= {"precision": "float32", "versions": {"python": "3.13.0"}, "environment": {}}
 
 
 class StopAfter:
@@ -250,16 +250,17 @@ def test_a_run_that_was_complete_but_for_its_record_keeps_its_facts(tmp_path, mo
 
 
 def test_a_run_resumes_elsewhere_and_its_record_says_so(tmp_path, capsys, whole):
-    """Another device, processor, number of threads, version: one line, and a stretch of the record each."""
-    versions = {"python": "3.10.1"}
+    """Another device, processor, number of threads, version, variable: one line, and a stretch of the record each."""
+    versions, environment = {"python": "3.10.1"}, {"TF_ENABLE_ONEDNN_OPTS": "0"}
     places = [{}, {"threads": 1}, {"threads": 1, "tf32": True}, {"device": "GPU", "versions": versions}, {}]
+    places[-1:] = [{"environment": environment}, {}]
     for place in places[:-1]:
         assert train(tmp_path, looks=4, facts={**FACTS, **place}) == 143
     assert train(tmp_path, facts={**FACTS, **places[-1]}) == 0
     assert curve(tmp_path) == whole
     record = read_record(tmp_path / "x.json")
     stretches = record["stretches"]
-    assert len(stretches) == 5
+    assert len(stretches) == 6
     for stretch, place in zip(stretches, places):
         assert all(stretch[key] == value for key, value in {**FACTS, **place}.items())
         assert stretch["git_commit"] == loop.git_commit() and stretch["despite"] == []
@@ -269,6 +270,8 @@ def test_a_run_resumes_elsewhere_and_its_record_says_so(tmp_path, capsys, whole)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("resuming")]
     assert "elsewhere (threads 1, not 2)" in lines[0] and "elsewhere (tf32 True, not False)" in lines[1]
     assert "device GPU, not CPU; threads 2, not 1; tf32 False, not True; python 3.10.1, not 3.13.0" in lines[2]
+    assert "; TF_ENABLE_ONEDNN_OPTS 0, not unset)" in lines[3]
+    assert "elsewhere (TF_ENABLE_ONEDNN_OPTS unset, not 0)" in lines[4]
 
 
 def test_a_run_that_resumes_where_it_was_is_one_stretch(tmp_path, capsys):
@@ -436,7 +439,7 @@ def test_out_of_memory_is_one_line(kind, where, tmp_path, monkeypatch, capsys):
         place = {"step": (loop.Training, "train_epoch"), "restore": (loop, "load")}[where]
         monkeypatch.setattr(*place, exhausted)
     assert start_here(tmp_path, monkeypatch, network) == 2
-    assert capsys.readouterr().err.startswith("x.py: error: the CPU is out of memory: lower --batch-size")
+    assert capsys.readouterr().err.startswith("x.py: error: p is out of memory: lower --batch-size")
 
 
 def start_here(folder, monkeypatch, network=Brightness, flags=(), session=lambda args: ("/CPU:0", FACTS)):

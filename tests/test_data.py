@@ -58,6 +58,25 @@ def test_the_dotted_names_of_unpacked_mnist_are_read(folder):
     assert data.load(folder).digest == loaded.digest
 
 
+@pytest.mark.parametrize("beside", [False, True], ids=["folders", "folders beside files"])
+def test_kaggle_s_folders_are_read(folder, beside):
+    loaded = data.load(folder)
+    for path in list(folder.iterdir()):
+        content = path.read_bytes()
+        path.unlink()
+        (folder / path.name).mkdir()
+        place = folder / path.name.replace("-idx", ".idx") if beside else folder / path.name / path.name
+        place.write_bytes(content)
+    assert data.load(folder).digest == loaded.digest
+
+
+def test_a_gz_that_a_browser_unpacked_is_read(folder):
+    loaded = data.load(folder)
+    for path in folder.glob("*.gz"):
+        path.write_bytes(gzip.decompress(path.read_bytes()))
+    assert data.load(folder).digest == loaded.digest
+
+
 def test_mnist_in_another_folder_is_still_mnist(tmp_path):
     for path in data.SHIPPED.glob("*.gz"):
         (tmp_path / path.name).symlink_to(path)
@@ -91,7 +110,7 @@ DAMAGE = {
     "directory": (damage_directory, "directory"),
     "empty": (lambda path: path.write_bytes(b""), "damaged gzip|too short"),
     "truncated": (damage_cut, "damaged gzip"),
-    "not gzip": (lambda path: path.write_bytes(b"plain"), "damaged gzip"),
+    "not gzip": (lambda path: path.write_bytes(b"plain"), "too short for an IDX header"),
     "corrupt": (lambda path: path.write_bytes(path.read_bytes()[:30] + b"\xff" * 30), "damaged gzip"),
     "magic": (lambda path: path.write_bytes(gzip.compress(struct.pack(">4I", 2052, 1, 28, 28))), "magic number 2052"),
     "count": (lambda path: path.write_bytes(gzip.compress(idx(np.zeros((6, 28, 28)))[:-1])), "asks for"),

@@ -2,9 +2,12 @@
 
 import ast
 import difflib
+import os
 import re
 import subprocess
+from types import SimpleNamespace
 
+import conftest
 from conftest import ROOT
 import pytest
 
@@ -64,3 +67,25 @@ def test_speeds_are_those_of_the_benchmark():
         (block,) = re.findall(rf"^{script}, batch 200\n.*?\n\n", text, re.M | re.S)
         assert re.search(rf"^  this repository, {precision} +{re.escape(rate)} ", block, re.M)
         assert int(minutes) == round(60_000 / float(rate) / 60) and int(hours) == round(50_000 / float(rate) / 60)
+
+
+@pytest.mark.parametrize(
+    "source, expression, given, worker, gigabytes, processes",
+    [
+        ("TESTPATHS", "not slow", None, False, 8, 2),
+        ("TESTPATHS", "not slow", None, True, 8, None),  # a worker must not start workers of its own
+        ("TESTPATHS", "not slow", 0, False, 8, 0),
+        ("TESTPATHS", "not slow", None, False, 4, None),
+        ("TESTPATHS", "slow", None, False, 8, None),
+        ("ARGS", "not slow", None, False, 8, None),
+    ],
+)
+def test_all_quick_tests_share_two_processes(source, expression, given, worker, gigabytes, processes, monkeypatch):
+    monkeypatch.setattr(conftest, "memory", lambda: gigabytes * 1e9)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    options = SimpleNamespace(markexpr=expression, usepdb=False, numprocesses=given, dist="no")
+    config = SimpleNamespace(option=options, args_source=SimpleNamespace(name=source))
+    if worker:
+        config.workerinput = {}
+    conftest.pytest_cmdline_main(config)
+    assert options.numprocesses == processes

@@ -3,11 +3,16 @@
 import argparse
 import json
 import math
+import os
+import re
 import runpy
+import shlex
+import subprocess
+import sys
 
-from common import data
+from common import commit, data
 from common import run as loop
-from common.arguments import parse, run_name
+from common.arguments import command, parse, run_name
 from common.cli import UserError
 from common.data import Dataset
 from common.report import Progress
@@ -141,6 +146,16 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     assert out == "" and "epoch 1/2 100%" in err and "loss 2302.6, accuracy 0.500, 0:01:01 left" in err
 
 
+def test_tqdm_s_own_switch_leaves_the_bar_out(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for value, bar in {"1": False, "0": True, "": True}.items():
+        monkeypatch.setenv("TQDM_DISABLE", value)
+        progress = Progress(epochs=2)
+        progress.begin(1, images=4, done=2)
+        progress.end()
+        assert ("epoch 1/2" in capsys.readouterr().err) == bar
+
+
 def test_evaluation_in_parts_sums_up(tmp_path):
     whole, _, _ = training(tmp_path, [0, 10], [0, 10, 20, 30, 40], epochs=1)
     whole.evaluation_batch = 2
@@ -197,6 +212,15 @@ def test_the_name_tells_what_differs_from_the_article():
     assert name("--epochs", "2", "--train-size", "400", "--seed", "3") == "alexnet2-train400-epochs2-seed3"
     assert name("--loss", "fused", "--precision", "mixed", "--resize", "opencv") == "alexnet2-fused-opencv-mixed"
     assert name("--batch-size", "50", "--test-size", "10", digest="0a1b2c3d") == "alexnet2-data0a1b2c3d-test10-batch50"
+
+
+def test_the_command_in_the_record_makes_the_run_again():
+    typed = ["--seed", "3", "--xla", "--data-dir", "my digits", "--results-dir", "there", "--epochs", "50"]
+    args = parse("alexnet2.py", None, typed)
+    line = command("alexnet2.py", args, ["results_dir"])
+    assert line == "python alexnet2.py --seed 3 --data-dir 'my digits' --xla"
+    again = parse("alexnet2.py", None, shlex.split(line)[2:])
+    assert vars(again) == {**vars(args), "results_dir": again.results_dir}
 
 
 @pytest.mark.parametrize(
@@ -264,3 +288,50 @@ def test_complete_needs_both_files_and_every_row(tmp_path):
     assert not complete(csv_path, record_path, 2)
     record_path.unlink()
     assert not complete(csv_path, record_path, 2)
+
+
+def test_the_commit_is_this_repository_s(tmp_path, monkeypatch):
+    """None of a repository that an archive of this one was unpacked in."""
+
+    def git(*words):
+        who = ["-c", "user.name=x", "-c", "user.email=x@x"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.delenv(commit.VARIABLE, raising=False)
+    git("init")
+    for folder, names_it in {"common": True, "unpacked/common": False}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        path = tmp_path / folder / "commit.py"
+        path.write_text("")
+        git("add", ".")
+        git("commit", "-m", folder)
+        monkeypatch.setattr(commit, "__file__", str(path))
+        found = commit.git_commit()
+        assert re.fullmatch(r"[0-9a-f]{40}", found) if names_it else found is None
+        path.write_text("changed")
+        assert (commit.git_commit() or "+").endswith("+")
+
+
+def short(code, **environment):
+    """Run code without TensorFlow in a process of its own, in the repository's root."""
+    command, environment = [sys.executable, "-c", code], {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+def test_a_character_that_the_terminal_lacks_is_escaped():
+    done = short("from common.cli import say; say('ü'); say('after')", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\\xfc\nafter\n", "")
+
+
+def test_windows_is_told_of_wsl():
+    code = "import sys; sys.platform = 'win32'; sys.argv = ['alexnet1.py', '--help']; import runpy; "
+    done = short(code + "runpy.run_path('alexnet1.py', run_name='__main__')")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "alexnet1.py: error: Windows is not supported; run this in WSL2 (wsl --install)\n"
+
+
+def test_a_processor_without_avx_costs_one_line_before_tensorflow_is_imported():
+    code = "import pathlib, platform; platform.machine = lambda: 'x86_64'; "
+    code += "pathlib.Path.read_text = lambda *_, **__: 'flags : sse4_2 avx512f_like\\n'; import alexnet1"
+    done = short(code)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "has no AVX" in done.stderr

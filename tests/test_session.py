@@ -1,14 +1,18 @@
 """The session set-up: devices, precision, banner. What changes the process runs in one of its own."""
 
 import argparse
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 from common import report, session
 from common.arguments import parse
 from common.cli import UserError
+from common.session import tf
 from conftest import ROOT
 import pytest
 
@@ -153,6 +157,13 @@ def test_choosing_a_device(monkeypatch):
     "visible, node, driver, mend",
     [
         ("-1", "nvidia0", True, "unset it"),
+        ("", "nvidia0", True, "CUDA_VISIBLE_DEVICES='' hides every GPU; unset it"),
+        ("none", "nvidia0", True, "CUDA_VISIBLE_DEVICES='none' hides every GPU; unset it"),
+        ("1,0", "nvidia0", True, "CUDA_VISIBLE_DEVICES='1,0' hides every GPU; unset it"),
+        ("0", "nvidia0", True, "driver 535.104.05.* requirements-gpu.txt"),
+        ("5", "dxg", False, "requirements-gpu.txt.* CUDA_VISIBLE_DEVICES=5 names it"),
+        ("GPU-6b1c", "nvidia0", True, "requirements-gpu.txt.* CUDA_VISIBLE_DEVICES=GPU-6b1c names it"),
+        ("NoDevFiles", None, True, "Slurm gave this job no GPU"),
         (None, "nvidia0", True, "driver 535.104.05.* requirements-gpu.txt"),
         (None, "dxg", False, "no driver.* requirements-gpu.txt"),
         (None, "nvidiactl", True, "driver 535.104.05 is here but no GPU device; .*--gpus all"),
@@ -169,7 +180,7 @@ def test_a_gpu_that_is_not_there_is_explained(visible, node, driver, mend, monke
     if driver:
         (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19\n")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
+    if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(UserError, match=f"--device gpu: .*{mend}"):
         session.choose_gpu("gpu")
@@ -190,6 +201,7 @@ def test_the_processor_s_name_tells_its_generation(monkeypatch):
     assert session.cpu_name() == session.platform.machine()
 
 
+BAD_FLAG = {"TF_XLA_FLAGS": "--no_such=1"}
 FACTS = {
     "device": "CPU",
     "device_name": "A processor",
@@ -215,10 +227,141 @@ def test_banner(monkeypatch):
     assert "memory growth" in text and "TF32" in text and "No usable GPU" not in text
 
 
+def test_what_a_block_that_succeeds_writes_is_dropped_and_of_others_kept(capfd):
+    with session.quiet_stderr():
+        os.write(2, b"a notice\n")
+    with pytest.raises(OSError), session.quiet_stderr():
+        os.write(2, b"the reason\n")
+        raise OSError
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "the reason\nafterwards\n"
+
+
 @pytest.mark.slow
 def test_importing_tensorflow_is_quiet_and_failures_are_not():
     done = python("import alexnet1")
     assert (done.stdout, done.stderr) == ("", "")
-    failing = "with quiet_stderr():\n  os.write(2, b'lost?')\n  raise OSError"
-    done = python(f"import os\nfrom common.session import quiet_stderr\n{failing}")
-    assert "lost?" in done.stderr
+    flags = ["--device", "cpu", "--epochs", "1"]  # TensorFlow itself ends the process
+    done = python(f"import sys; sys.argv[1:] = {flags}; import alexnet1 as a; a.run(a.AlexNet, {{}}, None)", **BAD_FLAG)
+    assert done.returncode == 1 and "Unknown flag in TF_XLA_FLAGS: --no_such=1" in done.stderr
+    assert done.stdout == "" and "Traceback" not in done.stderr
+
+
+def test_a_precision_that_tensorflow_does_not_compute_in_is_refused(monkeypatch):
+    session.need_precision("float32")
+    with pytest.raises(UserError, match="mixed: TensorFlow does not round to bfloat16 here; set TF_ENABLE"):
+        session.need_precision("mixed")
+    monkeypatch.setattr(tf, "function", lambda function: lambda factor: tf.fill([8, 8], 8.0))
+    session.need_precision("mixed")
+    with pytest.raises(UserError, match="float32: TensorFlow rounds to bfloat16 here; unset TF_SET_ONEDNN"):
+        session.need_precision("float32")
+
+
+OPEN = """
+import sys
+from common import session
+from common.arguments import parse
+from common.cli import user_errors
+session.bfloat16 = lambda: "avx512_bf16"  # oneDNN rounds on other processors, too, only slowly
+with user_errors():
+    for precision in sys.argv[1:]:
+        args = parse("x.py", None, ["--device", "cpu", "--precision", precision, "--seed", "3"])
+        facts = session.open_session(args)[1]
+        print(facts["precision"], facts["threads"], facts["environment"])
+        drawn = [session.tf.random.normal([2]).numpy().tolist()]
+        session.tf.random.set_seed(3)
+        print(drawn == [session.tf.random.normal([2]).numpy().tolist()])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(session.platform.machine() != "x86_64", reason="TensorFlow has the rewrite on x86_64 alone")
+def test_a_run_computes_in_the_precision_that_it_records():
+    """Nor does what is tried out before it draw any of its random numbers."""
+    done = python(OPEN, "mixed", TF_ENABLE_ONEDNN_OPTS="0")
+    assert done.returncode == 2 and done.stdout == "" and "set TF_ENABLE_ONEDNN_OPTS=1" in done.stderr
+    given = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_NUM_INTRAOP_THREADS": "5"}
+    done = python(OPEN, "float32", "mixed", "float32", **given)
+    mixed, float32 = [f"mixed bfloat16 5 {given}", "True"], [f"float32 5 {given}", "True"]
+    assert done.returncode == 0 and done.stdout.splitlines() == float32 + mixed + float32, done.stderr
+
+
+def test_variables_that_change_digits_are_facts(monkeypatch):
+    for name in session.environment():
+        monkeypatch.delenv(name)
+    given = {"NVIDIA_TF32_OVERRIDE": "0", "ONEDNN_MAX_CPU_ISA": "AVX2", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    given |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_XLA_FLAGS": "--tf_xla_auto_jit=2", "XLA_FLAGS": "--xla_cpu_x=1"}
+    others = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_TOKEN_app_terraform_io": "secret", "NVIDIA_VISIBLE_DEVICES": "all"}
+    for name, value in {**given, **others, **session.REWRITE_LISTS}.items():
+        monkeypatch.setenv(name, value)
+    assert session.environment() == given
+
+
+def test_the_threads_are_those_in_force(monkeypatch):
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    available = session.threads()
+    assert available >= 1
+    for value, threads in {"1": 1, "07": 7, "0": available, "many": available, "": available}.items():
+        monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", value)
+        assert session.threads() == threads
+
+
+def test_a_working_device_fails_nothing_and_no_random_number_is_drawn():
+    drawn = []
+    for try_out in lambda: None, lambda: session.first_failure("/CPU:0", xla=True):
+        tf.random.set_seed(3)
+        assert try_out() is None
+        drawn.append(tf.random.normal([4]).numpy().tolist())
+    assert drawn[0] == drawn[1]
+
+
+LOST = "{{function_node __wrapped__X}} DNN library initialization failed. [Op:Conv2D] name: \nmore"
+
+
+@pytest.mark.parametrize(
+    "broken, error, words",
+    [
+        (
+            "ones",
+            tf.errors.InternalError(None, None, "CUDA_ERROR_INVALID_PTX"),
+            r"a product fails .*\(CUDA_ERROR_INVAL",
+        ),
+        ("nn.conv2d", tf.errors.UnimplementedError(None, None, LOST), r"a convolution fails .*\(DNN library init\S+ f"),
+        ("random.stateless_uniform", RuntimeError("CUDA_ERROR_INVALID_HANDLE"), "a random operation fails"),
+        (
+            "function",
+            tf.errors.InternalError(None, None, "libdevice not found at ./libdevice.10.bc"),
+            "XLA fails .*libdevice",
+        ),
+        ("ones", tf.errors.ResourceExhaustedError(None, None, "OOM"), r"no memory left \(OOM\); wait .*nvidia-smi"),
+        ("ones", tf.errors.InternalError(None, None, "CUDA: out of memory"), "has no memory left"),
+    ],
+    ids=["product", "convolution", "random", "XLA", "memory", "memory of CUDA"],
+)
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_a_gpu_that_does_not_work_costs_one_line_before_training(device, broken, error, words, monkeypatch, capfd):
+    """As TensorFlow 2.21 has it with a card that it has no kernels for, which it lists all the same."""
+
+    def fails(*_, **__):
+        os.write(2, b"many lines")
+        raise error
+
+    card = SimpleNamespace(name="/physical_device:GPU:0")
+    details = {"device_name": "NVIDIA GeForce RTX 5090", "compute_capability": (12, 0)}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [card])
+    monkeypatch.setattr(tf, "device", lambda name: contextlib.nullcontext())
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *_: None)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *_: None)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
+    holder, _, name = broken.rpartition(".")
+    broken_one = (lambda *_, **__: fails) if broken == "function" else fails
+    monkeypatch.setattr(getattr(tf, holder) if holder else tf, name, broken_one)
+    args = flags("--device", device, *["--xla"] * (broken == "function"))
+    with pytest.raises(UserError, match=f"^--device {device}: .*NVIDIA GeForce RTX 5090") as raised:
+        session.open_session(args)
+    message = str(raised.value)
+    assert re.search(words, message) and "\n" not in message and "[Op" not in message and "{{" not in message
+    if "memory" not in words:
+        for part in ("capability 12.0", "was built for CUDA", "--device cpu", "requirements-gpu.txt", "container"):
+            assert part in message
+    assert capfd.readouterr().err == ""
