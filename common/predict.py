@@ -99,13 +99,13 @@ def read_image(path):
     )
 
 
-def as_mnist(image, path):
+def as_mnist(image, path, find=find_ink):
     """(the digit in an image as MNIST has its own, uint8 [28, 28], light on black; notes on how it was found).
 
     image is uint8, gray [height, width] or BGR [height, width, 3]. The digit's longer side becomes 20 pixels, its
     centre of mass pixel 14. UserError, naming path, if there is none.
     """
-    found = find_ink(image)
+    found = find(image)
     if found is None:
         raise UserError(f"{shown(path)}: no digit stands out in it; write one, dark on light or light on dark")
     margin = 2 + int(STROKE * max(found.mask.shape))  # wide enough for the strokes to grow
@@ -249,6 +249,14 @@ class Likeness:
         return (self.normalise(digits) @ self.known).max(axis=1)
 
 
+def answers(predict, likeness, digits, notes):
+    """Yield (probabilities [10], notes, whether in doubt) for digits uint8 [n, 28, 28] and the notes on each."""
+    for row, alike, said in zip(in_batches(predict, digits), likeness(digits), notes):
+        if alike < LIKE:
+            said = (*said, UNLIKE)
+        yield row, said, row.max() < 0.5 or not {SEVERAL, UNLIKE}.isdisjoint(said)
+
+
 def draw(path, digits, captions):
     """Write a PNG of the digits uint8 [n, 28, 28] at the 227x227 that the network is given, each with its caption."""
     columns = min(len(digits), 6)
@@ -315,22 +323,18 @@ def main():
         device, _ = open_session(arguments.parse("predict", None, ["--device", args.device]))
         with tf.device(device):
             mnist = data.load()
-            predict, likeness = (
-                Predictor(load_network(args.run), mnist.test_images[:COMPANIONS]),
-                Likeness(mnist.train_images),
-            )
+            predict = Predictor(load_network(args.run), mnist.test_images[:COMPANIONS])
+            likeness = Likeness(mnist.train_images)
             say(f"digit {''.join(f'{digit:4}' for digit in range(10))} %  image")
             for batch in itertools.chain([first], batches):
-                seen = np.array([digit for _, digit, _ in batch])
-                for (path, _, notes), row, alike in zip(batch, predict(seen).numpy(), likeness(seen)):
-                    if alike < LIKE:
-                        notes = (*notes, UNLIKE)
-                    doubt = "?" if row.max() < 0.5 or {SEVERAL, UNLIKE}.intersection(notes) else " "
+                names, seen, notes = zip(*batch)
+                for path, (row, said, doubt) in zip(names, answers(predict, likeness, np.array(seen), notes)):
+                    digit = f"{row.argmax()}{'?' if doubt else ''}"
                     shares = "".join(f"{100 * share:4.0f}" for share in row)
-                    said = f" ({', '.join(notes)})" if notes else ""
-                    say(f"{row.argmax():5}{doubt}{shares}   {shown(path)}{said}")
-                    captions.append(f"{row.argmax()}{doubt.strip()}, {100 * row.max():.0f} %\n{shown(path.name)[-28:]}")
-                digits += list(seen)
+                    remark = f" ({', '.join(said)})" if said else ""
+                    say(f"{row.argmax():5}{'?' if doubt else ' '}{shares}   {shown(path)}{remark}")
+                    captions.append(f"{digit}, {100 * row.max():.0f} %\n{shown(path.name)[-28:]}")
+                digits += seen
             if args.picture:
                 draw(args.picture, np.array(digits), captions)
                 say(f"{shown(args.picture)} shows what the network saw")

@@ -79,7 +79,10 @@ def lay_out(number, shapes=((600, 450), (480, 640), (600, 600), (640, 480))):
     rng = np.random.default_rng([1, number])
     shape = shapes[rng.integers(len(shapes))]
     height = rng.uniform(0.35, 0.6) * min(shape)
-    centre = tuple(side / 2 + rng.uniform(-0.5, 0.5) * 0.8 * (side - 1.3 * height) / 2 for side in shape[::-1])
+    extent = 2.2 * abs(strokes(number)[0]).max((0, 1)) * height
+    centre = tuple(
+        side / 2 + rng.uniform(-0.4, 0.4) * max(0, side - 1.2 * size) / 2 for side, size in zip(shape[::-1], extent)
+    )
     return Sheet(number, shape, centre, height, rng.uniform(0.06, 0.11) * height)
 
 
@@ -153,8 +156,8 @@ def desk(shape, rng):
 def on_a_desk(sheet, rng):
     """A sheet of the digit's surroundings, turned a little, the desk all around."""
     sides = np.array(sheet.shape[::-1])
-    reach = np.maximum(0.62 * sheet.height, abs(np.array(sheet.centre) - sides / 2)) + 0.05 * sides
-    size = np.minimum(2.2 * reach, 0.92 * sides)
+    reach = abs(strokes(sheet.number)[0]).max((0, 1)) * sheet.height + abs(np.array(sheet.centre) - sides / 2)
+    size = np.minimum(2.2 * reach + 0.1 * sides, 0.94 * sides)
     corners = cv2.boxPoints((tuple(map(float, sides / 2)), tuple(map(float, size)), rng.uniform(-4, 4)))
     inside = cv2.fillPoly(np.zeros(sheet.shape, np.uint8), [np.round(corners).astype(int)], 1)
     scene = write(sheet.cover(), (222, 230, 232), (45, 40, 40))
