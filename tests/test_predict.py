@@ -139,7 +139,8 @@ def test_a_clean_image_is_read_plainly(kind):
 def test_mnist_is_read_plainly(mnist):
     for digit in mnist.test_images[1000:1100]:
         seen, notes = predict.as_mnist(digit, "digit")
-        assert notes == () and (seen == predict.as_mnist(digit, "digit", plainly)[0]).all()
+        assert notes in ((), ("touches the border",))  # as some digits of MNIST do
+        assert (seen == predict.as_mnist(digit, "digit", plainly)[0]).all()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in photographs.NO_DIGIT if kind.startswith("empty")])
