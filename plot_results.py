@@ -13,7 +13,6 @@ show runs with the fused loss, too.
 
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
-import sys
 
 from common.cli import Parser, UserError, user_errors
 from common.curves import ARTICLE, article, fullest, group_of, load_groups
@@ -111,6 +110,5 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")
     with user_errors():
         main()

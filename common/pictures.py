@@ -132,7 +132,7 @@ def per_epoch(groups, field):
 def epoch_axis(axes, last):
     """Give the axis of epochs room at both ends, and a tick at the first and each round one."""
     margin = max(0.5, last / 55)
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 10**6) if last / step <= 12)
+    step = next(step for power in range(9) for digit in (1, 2, 5) if last / (step := digit * 10**power) <= 12)
     axes.set(xlim=(1 - margin, last + margin), xlabel="epoch")
     axes.xaxis.set_major_locator(FixedLocator(sorted({1, *range(step, last + 1, step)})))
 
@@ -153,10 +153,13 @@ def draw_strip(axes, groups, points):
             lanes.setdefault(str(number), (number, []))
     lanes = dict(sorted(lanes.items(), key=lambda lane: (lane[1][0], lane[0])))
     for lane, (name, (number, runs)) in enumerate(lanes.items()):
-        for epoch in range(1, max([len(run.rows) for run in runs], default=0) + 1):
+        last, floor = max([len(run.rows) for run in runs], default=0), lane + 0.35
+        tops = []
+        for epoch in range(1, last + 1):
             reached = [run.rows[epoch - 1].loss for run in runs if len(run.rows) >= epoch]
-            share = sum(not math.isfinite(loss) for loss in reached) / len(reached)
-            axes.bar(epoch, -0.7 * share, width=1, bottom=lane + 0.35, color=look(number)["color"], alpha=0.5)
+            tops.append(floor - 0.7 * sum(not math.isfinite(loss) for loss in reached) / len(reached))
+        style = dict(color=look(number)["color"], alpha=0.5, linewidth=0)
+        axes.stairs(tops, np.arange(0.5, last + 1), baseline=floor, fill=True, **style)
         if name == str(number):
             told = [epoch for epoch, (loss, _) in points.get(number, {}).items() if math.isnan(loss)]
             axes.plot(told, [lane] * len(told), **look(number), **HOLLOW | {"markersize": 6})

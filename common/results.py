@@ -111,7 +111,7 @@ def read_csv(path, kind=Row):
         return UserError(f"{path}, line {line}: {what}; restore it from git, or run its experiment with --restart")
 
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        text = Path(path).read_bytes().decode("utf-8-sig")  # Excel begins with a byte-order mark
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; name a CSV that a run has written") from None
     except UnicodeDecodeError:

@@ -1,6 +1,7 @@
 """plot_results.py: the groups, the pictures, the tables and the error lines; and read_csv on any bytes."""
 
 import math
+import os
 from pathlib import Path
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import sys
 
 from common.cli import UserError
 from common.curves import ARTICLE, article, fullest, load_groups, spread, title
-from common.pictures import draw, draw_gap, draw_iterations, look, looks, marked
+from common.pictures import draw, draw_gap, draw_iterations, epoch_axis, look, looks, marked
 from common.results import Iteration, Row, read_csv, write_csv, write_record
 from common.tables import COMPARED, DETAILED, cell, comparison, details, share, short
 from hypothesis import given, settings
@@ -77,10 +78,11 @@ def crosses(axes):
 def bars(axes):
     """{lane: {epoch: height}} of the strip's bars, those of no height left out."""
     lanes = {}
-    for bar in axes.patches:
-        if bar.get_height():
-            epoch, height = round(bar.get_x() + 0.5), -bar.get_height() / 0.7
-            lanes.setdefault(round(bar.get_y()), {})[epoch] = round(height, 3)
+    for patch in axes.patches:
+        tops, edges, floor = patch.get_data()
+        for top, left in zip(tops, edges):
+            if top < floor:
+                lanes.setdefault(round(float(floor)), {})[round(left + 0.5)] = round((floor - top) / 0.7, 3)
     return lanes
 
 
@@ -218,6 +220,21 @@ def test_all_experiments_have_their_colour_label_and_marker(tmp_path):
     assert drawn == [tuple(look(number).values()) for number in ARTICLE]
     assert [len(set(column)) for column in zip(*drawn)] == [7, 7]
     assert len({tuple(look(number).values()) for number in range(1, 50)}) == 49
+
+
+@pytest.mark.parametrize("epochs", [12, 600, 1201, 10_000, 100_000])
+def test_any_number_of_epochs_has_a_few_ticks(epochs):
+    axes = plt.subplots()[1]
+    epoch_axis(axes, epochs)
+    first, *ticks = axes.get_xticks()
+    assert first == 1 and 4 <= len(ticks) <= 12 and ticks[-1] <= epochs
+
+
+def test_the_strip_of_a_long_run_is_one_patch(tmp_path):
+    """A bar an epoch took 44 seconds for 10,000."""
+    make(tmp_path, "alexnet2-epochs2000", [30.0, NAN] * 1000)
+    strip, _ = draw(load_groups([tmp_path]), "loss", {}).axes
+    assert len(strip.patches) == 1 and bars(strip) == {0: dict.fromkeys(range(2, 2001, 2), 1)}
 
 
 def test_a_late_nan_shows_on_curve_and_strip(tmp_path):
@@ -852,3 +869,27 @@ def test_any_bytes_are_rows_or_a_user_error(tmp_path_factory, content):
     assert all(0 <= row.accuracy <= 1 and isinstance(row.loss, float) for row in rows)
     write_csv(path, rows)
     assert equal(read_csv(path), rows)
+
+
+def test_a_csv_saved_by_excel_is_read(tmp_path):
+    path = make(tmp_path, "alexnet2", drop(3))
+    rows = read_csv(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_csv(path) == rows
+
+
+def test_a_notebook_s_backend_is_no_hindrance(tmp_path):
+    """Cells pass on MPLBACKEND, for a module that the script's environment may lack, and %run a stdout of their own."""
+    make(tmp_path, "alexnet2", drop(3))
+    environment = {**os.environ, "MPLBACKEND": "module://no_such.backend"}
+    code = "import runpy, sys; from types import SimpleNamespace; out = sys.stdout; sys.argv.pop(0); "
+    code += "sys.stdout = SimpleNamespace(write=out.write, flush=out.flush); "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    for command in [str(SCRIPT), str(tmp_path)], ["-c", code, str(SCRIPT), str(tmp_path)]:
+        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert "wrote" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-c", "import common, matplotlib.figure"], env=environment, cwd=SCRIPT.parent, text=True
+    )
+    assert done.returncode == 0
