@@ -1,9 +1,9 @@
-"""The tables of groups of runs (common.curves): the article's figures beside ours, and a line a run."""
+"""The tables of groups of runs: the article's figures beside ours, and a line a run."""
 
 import math
 import statistics
 
-from common.curves import ARTICLE, experiment, images, parts, progress
+from common.plots.curves import article
 import tabulate
 
 tabulate.MIN_PADDING = 0
@@ -33,44 +33,47 @@ def render(lines, headers, width, markdown):
     )
 
 
-def short(value):
+def format_number(value):
     """Return a number in about five characters: 0.034, 26.0, 2303, 1e+12, nan, inf."""
     if value and not 0.01 <= abs(value) < 1e5:
         return f"{value:.0e}"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.{2 if abs(value) < 1 else 3}g}"
 
 
-def share(value):
+def format_accuracy(value):
     """.988, as the article writes it."""
     return f"{value:.3f}".removeprefix("0")
 
 
-def cell(values, show, pick=statistics.median, between=" "):
+def summarise(values, show, pick=statistics.median, separator=" "):
     """Show what pick makes of those values that are finite; 12 2/3: 2 of 3 are; - or nan: none is."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     if not finite:
         return next((show(value) for value in values if value is not None), "-")
-    return show(pick(finite)) + (f"{between}{len(finite)}/{len(values)}" if len(finite) < len(values) else "")
+    return show(pick(finite)) + (f"{separator}{len(finite)}/{len(values)}" if len(finite) < len(values) else "")
 
 
-def first(curve, true):
-    """The first epoch of {epoch: (loss, accuracy)} for whose figures true is, else None."""
-    return next((epoch for epoch in sorted(curve) if true(*curve[epoch])), None)
+def first_epoch(curve, condition):
+    """The first epoch of {epoch: (loss, accuracy)} whose loss meets a condition, else None."""
+    return next((epoch for epoch in sorted(curve) if condition(curve[epoch][0])), None)
 
 
-def figures(curves, kinds, chance, between, pick=statistics.median):
+def summary_cells(curves, nan_kinds, chance, separator, pick=statistics.median):
     """Return the cells of some {epoch: (loss, accuracy)}: plateau, NaN, loss and accuracy at EPOCHS, best accuracy."""
 
-    def one(values, show):
-        return cell(values, show, pick, between.replace(",", ""))
+    def summary(values, show):
+        return summarise(values, show, pick, separator.replace(",", ""))
 
-    ends = one([first(curve, lambda loss, _: loss < 0.95 * chance) for curve in curves], "{:g}".format)
-    nan = one([first(curve, lambda loss, _: math.isnan(loss)) for curve in curves], "{:g}".format)
-    cells = [ends, between.join([nan, *sorted(kinds)])]
+    plateau_ends = [first_epoch(curve, lambda loss: loss < 0.95 * chance) for curve in curves]
+    nan = summary([first_epoch(curve, math.isnan) for curve in curves], "{:g}".format)
+    cells = [summary(plateau_ends, "{:g}".format), separator.join([nan, *sorted(nan_kinds)])]
     for epoch in EPOCHS:
-        reached = zip(*(curve[epoch] for curve in curves if epoch in curve))
-        cells.append(between.join(one(values, show) for values, show in zip(reached, (short, share))))
-    return [*cells, one([max(accuracy for _, accuracy in curve.values()) for curve in curves], share)]
+        reached = [curve[epoch] for curve in curves if epoch in curve]
+        losses, accuracies = [loss for loss, _ in reached], [accuracy for _, accuracy in reached]
+        texts = [summary(losses, format_number), summary(accuracies, format_accuracy)] if reached else []
+        cells.append(separator.join(texts))
+    best = [max(accuracy for _, accuracy in curve.values()) for curve in curves]
+    return [*cells, summary(best, format_accuracy)]
 
 
 def nan_kind(run):
@@ -80,29 +83,30 @@ def nan_kind(run):
     return run.cause and run.cause[0]
 
 
-def ours(group, runs, between):
+def group_lines(group, separator):
     """Return the lines of a group in the table: the median of its runs and, if they differ, the lowest and highest."""
-    curves = [{row.epoch: (row.loss, row.accuracy) for row in run.rows} for run in runs]
-    name = [f"{experiment(group)}", *["ours"] * (set(parts(group)) <= {"mixed"}), *parts(group)]
-    name += [f"({note})" for note in progress(runs)]
-    chance, kinds = images(group) * math.log(10), {nan_kind(run) for run in runs} - {None}
-    low, high = (figures(curves, [], chance, between, pick) for pick in (min, max))
-    lines = [[" ".join(name), len(runs), *figures(curves, kinds, chance, between)]]
+    curves = [{row.epoch: (row.loss, row.accuracy) for row in run.rows} for run in group.runs]
+    name = [str(group.number), *([] if group.variant_tags else ["ours"]), *group.tags]
+    name += [f"({note})" for note in group.unfinished_note()]
+    chance, kinds = group.test_images * math.log(10), {nan_kind(run) for run in group.runs} - {None}
+    low, high = (summary_cells(curves, [], chance, separator, pick) for pick in (min, max))
+    lines = [[" ".join(name), len(group.runs), *summary_cells(curves, kinds, chance, separator)]]
     return lines + ([["lowest", "", *low], ["highest", "", *high]] if low != high else [])
 
 
-def comparison(groups, others=(), markdown=False):
+def comparison(groups, missing_experiments=(), markdown=False):
     """Return the table of the article's figures and ours as text of 80 columns, loss above accuracy, or as Markdown.
 
-    others are experiments that the article's figures are told of even if none of the groups is of them.
+    missing_experiments: those to show the article's figures of even if none of the groups is of them.
     """
-    between, lines = ", " if markdown else "\n", []
-    for number in sorted(set(others) | set(map(experiment, groups))):
-        _, curve = ARTICLE.get(number, ("", {}))
+    separator, lines = ", " if markdown else "\n", []
+    for number in sorted({*missing_experiments, *(group.number for group in groups)}):
+        curve = article().get(number)
         if curve:
-            lines.append([f"{number} the article", 1, *figures([curve], [], 1000 * math.log(10), between)])
-        for group in (group for group in groups if experiment(group) == number):
-            lines += ours(group, groups[group], between)
+            lines.append([f"{number} the article", 1, *summary_cells([curve], [], 1000 * math.log(10), separator)])
+        for group in groups:
+            if group.number == number:
+                lines += group_lines(group, separator)
     headers = ["experiment", "runs", "plateau ends", "NaN", *(f"epoch {epoch}" for epoch in EPOCHS), "best"]
     return render(lines, headers, 16, markdown)
 
@@ -110,15 +114,15 @@ def comparison(groups, others=(), markdown=False):
 def details(groups, markdown=False):
     """Return the table of single runs: how far and how fast they came, why a loss was not finite, the logit gap."""
     lines = []
-    for run in (run for runs in groups.values() for run in runs):
+    for run in (run for group in groups for run in group.runs):
         seconds = [row.seconds for row in run.rows if row.seconds is not None]
         gaps = [row.logit_gap for row in run.rows if row.logit_gap is not None]
-        kind, place, gap = run.cause or "-", "", cell(gaps, short, max)
+        kind, place, gap = run.cause or "-", "", summarise(gaps, format_number, max)
         if isinstance(run.cause, tuple):
             kind, epoch, iteration, gap = run.cause
-            place, gap = f"{epoch}:{iteration or 'test'}", short(gap)
+            place, gap = f"{epoch}:{iteration or 'test'}", format_number(gap)
         name = run.path.stem.removeprefix("alexnet").replace("-", " ")
-        speed = short(statistics.median(seconds)) if seconds else "-"
+        speed = format_number(statistics.median(seconds)) if seconds else "-"
         weights = {None: "-", 0: "?"}.get(run.nan_weights, run.nan_weights)
         lines.append([name, f"{len(run.rows)} of {run.epochs}", speed, kind, place, gap, weights])
     return render(lines, ["run", "epochs", "s per epoch", "NaN by", "NaN in", "gap", "NaN weights"], 26, markdown)
