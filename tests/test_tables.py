@@ -29,16 +29,16 @@ def test_comparison_sets_the_article_beside_ours(tmp_path):
     make_run(tmp_path, "alexnet8", plateau(2))
     groups = load_groups([tmp_path])
     rows = table(groups)
-    assert rows["2 the article"] == ["1", "12", "47", "2299, .122", "1955, .391", "", "nan, .085", ".990"]
-    cells = ["2300, .100", "40.0, .950", "40.0, .950", "nan, .085"]
-    assert rows["2 ours mixed"] == ["1", "12", "47, log(0)", *cells, ".950"]
+    assert rows["2 the article"] == ["1", "12", "47", "2299, 0.122", "1955, 0.391", "", "nan, 0.085", "0.990"]
+    cells = ["2300, 0.100", "40.0, 0.950", "40.0, 0.950", "nan, 0.085"]
+    assert rows["2 ours mixed"] == ["1", "12", "47, log(0)", *cells, "0.950"]
     assert rows["6 test500"][:3] == ["1", "2", "-"]  # chance is 1,151
-    assert rows["7 ours"] == ["1", "-", "1", *["nan, .085"] * 4, ".085"] and "7 the article" not in rows
+    assert rows["7 ours"] == ["1", "-", "1", *["nan, 0.085"] * 4, "0.085"] and "7 the article" not in rows
     assert rows["8 ours"][1] == "2" and "lowest" not in rows
     lines = comparison(groups).splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("2 ours mixed"))
-    assert lines[at].split()[3:] == ["1", "12", "47", "2300", "40.0", "40.0", "nan", ".950"]
-    assert lines[at + 1].split() == ["log(0)", ".100", ".950", ".950", ".085"]
+    assert lines[at].split()[3:] == ["1", "12", "47", "2300", "40.0", "40.0", "nan", "0.950"]
+    assert lines[at + 1].split() == ["log(0)", "0.100", "0.950", "0.950", "0.085"]
 
 
 def test_table_of_seeds_and_long_names(tmp_path):
@@ -51,11 +51,11 @@ def test_table_of_seeds_and_long_names(tmp_path):
     groups = load_groups([tmp_path])
     rows = table(groups)
     assert rows["2 ours"][:3] == ["3", "12", "46 2/3, explosion, log(0)"]
-    assert rows["2 ours"][4:] == ["40.0, .950", "40.0, .950", "40.0 1/3, .085", ".950"]
-    assert rows["lowest"][1:4] == ["11", "45 2/3", "2300, .100"] and rows["highest"][1:3] == ["14", "47 2/3"]
-    assert rows["highest"][4] == "2300, .950" and rows["highest"][6] == "40.0 1/3, .950"
+    assert rows["2 ours"][4:] == ["40.0, 0.950", "40.0, 0.950", "40.0 1/3, 0.085", "0.950"]
+    assert rows["lowest"][1:4] == ["11", "45 2/3", "2300, 0.100"] and rows["highest"][1:3] == ["14", "47 2/3"]
+    assert rows["highest"][4] == "2300, 0.950" and rows["highest"][6] == "40.0 1/3, 0.950"
     long = "7 fused data1a2b3c4d train20000 test500 batch50 epochs10 opencv mixed (epoch 1 of 100000)"
-    assert rows[long][3] == "1e+12, .100"
+    assert rows[long][3] == "1e+12, 0.100"
     text = "\n".join([comparison(groups), COMPARED, details(groups), DETAILED])
     assert max(map(len, text.splitlines())) <= 80
 
@@ -102,7 +102,7 @@ def test_values_are_summarised_in_a_cell():
     assert summarise([12, 11, 14], integer) == "12" and summarise([12, 11, 14], integer, min) == "11"
     assert summarise([12, None, 14], integer) == "13 2/3" and summarise([12, None, 14], integer, max) == "14 2/3"
     assert summarise([30.12, 2302.6], format_number) == "1166"
-    assert format_accuracy(0.0854) == ".085" and format_accuracy(1) == "1.000"
+    assert format_accuracy(0.0854) == "0.085" and format_accuracy(1) == "1.000"
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ plateau ends: the first epoch with a loss below 95 % of chance. NaN: the first
 epoch with a NaN loss, and its kind: log(0), finite logits so far apart that a
 softmax entry is 0; explosion, logits not finite or 10,000 apart; ?, no record.
 Epochs {", ".join(map(str, EPOCHS))}: test loss and accuracy. best: the highest accuracy.
-Several runs: their median; 2/3: of so many of them. Empty: the article does not
-tell, or we did not train so far."""
+Several runs: their median; 2/3: of 2 runs of 3. Empty: not reported by the
+article, or not trained so far."""
 DETAILED = """\
 NaN by, in: why and at which epoch:iteration a loss first was not finite (?: no
-record tells). gap: the widest between two logits, there or of all epochs.
-NaN weights: the epoch from which on they are."""
+record). gap: the widest between two logits, there or of all epochs.
+NaN weights: the first epoch with NaN weights."""
 
 
 def render(lines, headers, width, markdown):
@@ -41,8 +41,8 @@ def format_number(value):
 
 
 def format_accuracy(value):
-    """.988, as the article writes it."""
-    return f"{value:.3f}".removeprefix("0")
+    """0.988: an accuracy in three decimals."""
+    return f"{value:.3f}"
 
 
 def summarise(values, show, pick=statistics.median, separator=" "):
