@@ -5,8 +5,8 @@ python plot_results.py FOLDER     those of another folder
 python plot_results.py CSV CSV    these runs alone
 
 Of an experiment that was run in several ways the pictures show the article's
-protocol, in the precision that came furthest; where a folder has nothing of
-the kind, or with --all, every run. In accuracy.png and loss.png the article's
+protocol, in the precision that came furthest; in a folder of shortened runs,
+that which trained on most images; with --all, every run. In accuracy.png and loss.png the article's
 figures are hollow markers. gap.png and iterations.png are about the NaNs, and
 show runs with the fused loss, too.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.cli import Parser, UserError, user_errors
 from common.plots.curves import article, comparable_figures, load_groups, most_complete, parse_name
-from common.plots.pictures import STYLE, draw_epochs, draw_gap, draw_iterations
+from common.plots.pictures import STYLE, draw_epochs, draw_gap, draw_iterations, fingerprint
 from common.plots.tables import COMPARED, DETAILED, comparison, details
 import matplotlib
 import matplotlib.pyplot as plt
@@ -71,10 +71,10 @@ def figures(groups, named, missing_experiments, args):
 
 
 def save(figure, path):
-    """Write a figure without the version of Matplotlib, so that equal input gives equal bytes."""
+    """Write a figure with its fingerprint, and without Matplotlib's version: equal input gives equal bytes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Software": None})
+        figure.savefig(path, metadata={"Software": None, "Comment": fingerprint(figure)})
     except OSError as error:
         raise UserError(f"{error.filename or path}: {error.strerror or error}; name another --output-dir") from None
 
@@ -88,7 +88,8 @@ def main(arguments=None):
         raise UserError(f"{error.filename}: {error.strerror}; name another CSV or folder") from None
     named = {parse_name(path) for path in args.paths if not path.is_dir()}
     # In a study's folder what is missing is worth reporting.
-    missing_experiments = article() if most_complete(groups) and not named else ()
+    full_protocol = any(not group.variant_tags for group in groups)
+    missing_experiments = article() if full_protocol and not named else ()
     if args.markdown:
         print(tables(groups, missing_experiments, args), flush=True)
         return

@@ -53,6 +53,19 @@ def test_the_most_complete_runs_of_the_protocol_are_shown(tmp_path):
     assert names(most_complete(groups, ["fused"])) == ["2-mixed", "2-fused-mixed", "3", "4-mixed"]
 
 
+def test_of_shortened_runs_those_that_trained_longest_are_shown(tmp_path):
+    for name in ("2-epochs1", "4-epochs1", "4-epochs1-mixed", "4-train20000-epochs1", "4-train20000-epochs1-seed1"):
+        make_run(tmp_path, f"alexnet{name}", [40.0])
+    make_run(tmp_path, "alexnet6-train2000-epochs4", plateau(2, 4))
+    make_run(tmp_path, "alexnet6-batch50", plateau(2, 50))
+    make_run(tmp_path, "alexnet7-fused-train20000-epochs1", [40.0])
+    groups = load_groups([tmp_path])
+    assert names(most_complete(groups)) == ["2-epochs1", "4-epochs1", "6-train2000-epochs4"]
+    assert names(most_complete(groups, ["fused"]))[3:] == ["7-fused-train20000-epochs1"]
+    make_run(tmp_path, "alexnet3", plateau(2))
+    assert names(most_complete(load_groups([tmp_path]))) == ["3"]
+
+
 def test_a_nan_seed_leaves_the_median(tmp_path):
     for seed, losses in enumerate(([9.0, 10.0, NAN, NAN], [9.0, 20.0, NAN, NAN], [9.0, 30.0, 30.0, NAN], [9.0] * 4)):
         make_run(tmp_path, f"alexnet2-seed{seed}", losses)

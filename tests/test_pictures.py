@@ -5,7 +5,16 @@ import math
 from common import training
 from common.plots import pictures
 from common.plots.curves import TITLES, article, comparable_figures, load_groups, most_complete, title
-from common.plots.pictures import base_style, draw_epochs, draw_gap, draw_iterations, epoch_axis, marked, styled
+from common.plots.pictures import (
+    base_style,
+    draw_epochs,
+    draw_gap,
+    draw_iterations,
+    epoch_axis,
+    fingerprint,
+    marked,
+    styled,
+)
 from common.plots.tables import comparison, details
 import matplotlib
 import matplotlib.pyplot as plt
@@ -142,8 +151,8 @@ def test_a_late_nan_shows_on_curve_and_strip(tmp_path):
     figure = draw(tmp_path)
     strip, axes = figure.axes
     assert crosses(axes) == [(1, 2300.0), (2, 30.0)] and crosses(strip) == []
-    assert [tick.get_text() for tick in strip.get_yticklabels()] == ["2", "2 fused"]
-    assert strip.get_ylabel() == "NaN in" and bars(strip) == {0: {3: 1, 4: 1}, 1: {2: 1, 3: 1, 4: 1}}
+    assert [tick.get_text() for tick in strip.get_yticklabels()] == ["NaN in 2", "NaN in 2 fused"]
+    assert bars(strip) == {0: {3: 1, 4: 1}, 1: {2: 1, 3: 1, 4: 1}}
     assert "the last loss before NaN" in legend_texts(figure)
     figure = draw(tmp_path, "accuracy")
     assert crosses(figure.axes[0]) == [(2, 0.085), (3, 0.085)] and "the weights turn NaN" in legend_texts(figure)
@@ -155,8 +164,8 @@ def test_a_nan_from_the_first_epoch_shows(tmp_path):
     figure = draw(tmp_path)
     strip, axes = figure.axes
     assert {lane: len(epochs) for lane, epochs in bars(strip).items()} == {0: 5, 1: 5} and crosses(axes) == []
-    assert [tick.get_text() for tick in strip.get_yticklabels()] == ["1", "7"]
-    assert legend_texts(figure)[:2] == [f"1 {title(1)}", f"7 {title(7)}"]
+    assert [tick.get_text() for tick in strip.get_yticklabels()] == ["NaN in 1", "NaN in 7"]
+    assert legend_texts(figure)[:2] == [f"1 {title(1)}: NaN", f"7 {title(7)}: NaN"]
     assert all(math.isfinite(limit) for limit in axes.get_ylim())
 
 
@@ -166,7 +175,11 @@ def test_a_nan_loss_with_finite_weights_leaves_a_gap_and_the_accuracy(tmp_path):
     line = lines(axes)[f"5 {title(5)}"]
     assert [math.isnan(y) for y in line.get_ydata()] == [False, True, False, True, False, True]
     assert {0, 2, 4} <= set(line.get_markevery())
-    assert strip.get_ylabel() == "NaN, inf in" and list(bars(strip)[0]) == [2, 4, 6]
+    assert [tick.get_text() for tick in strip.get_yticklabels()] == ["NaN, inf in 5"] and list(bars(strip)[0]) == [
+        2,
+        4,
+        6,
+    ]
     assert crosses(draw(tmp_path, "accuracy").axes[0]) == []
 
 
@@ -303,7 +316,8 @@ def test_traces_become_a_picture(tmp_path):
     assert line.get_ydata()[-1] == pytest.approx(50.5, abs=0.5)
     assert rising.get_ydata()[-1] == pytest.approx(0.1 + 0.9 * rising.get_xdata()[-1] / 3000, abs=0.01)
     assert crosses(above) == [(3000, 88.0)]
-    assert legend_texts(figure)[3:] == ["the loss turns NaN", "median of the batches, band: their range"]
+    notes = ["the loss turns NaN", "median of the batches, band: their range"]
+    assert legend_texts(figure)[3:] == [*notes, "alternating colours: lines that coincide"]
     assert {"beyond 87 a softmax entry is 0: the naive loss is NaN", "2", "7 fused"} <= set(texts(above))
     assert not texts_overlap(above) and all(0 <= text.xy[1] <= 1 for text in below.texts)
 
@@ -318,7 +332,9 @@ def test_the_gap_against_87(tmp_path):
     (axes,) = figure.axes
     assert list(lines(axes)["2 stddev 0.01"].get_ydata())[:3] == [60.0, 70.0, 300.0]
     assert crosses(axes) == [(3, 300.0)] and axes.get_ylim()[0] < 0.5 and 200 < axes.get_ylim()[1] < 10_000
-    assert {r"1: $4 \cdot 10^{12}$", "1 fused: not finite", "3"} <= set(texts(axes)) and not texts_overlap(axes)
+    assert {"\u2191 1: $4 \\cdot 10^{12}$", "\u2191 1 fused: not finite", "3"} <= set(
+        texts(axes)
+    ) and not texts_overlap(axes)
     assert "4 get_variable" not in legend_texts(figure)  # its CSV has no gaps
     make_run(tmp_path / "old", "alexnet4", plateau(2, 4))
     assert draw_gap(load_groups([tmp_path / "old"])) is None
@@ -332,3 +348,74 @@ def test_a_nan_in_the_last_epoch_is_crossed(tmp_path):
 
 def test_an_explosion_begins_where_a_run_says_so():
     assert pictures.EXPLOSION == training.EXPLOSION
+
+
+def test_equal_seeds_have_no_band_and_no_note_on_one(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path, f"alexnet3-seed{seed}", plateau(4))
+    figure = draw(tmp_path)
+    assert not figure.axes[0].collections and legend_texts(figure) == [f"3 {title(3)} (2 seeds)"]
+
+
+def test_shortened_runs_are_described_in_words(tmp_path):
+    make_run(tmp_path, "alexnet3-train2000-epochs1", [40.0])
+    make_run(tmp_path, "alexnet7-fused-test500-epochs3", plateau(2, 3))
+    labels = [f"3 {title(3)} (2,000 images, 1 epoch)", "7 fused (500 test images, 3 epochs)"]
+    assert legend_texts(draw(tmp_path)) == labels
+
+
+def test_lines_that_end_together_are_named_in_one_row_and_moved_names_have_a_leader(tmp_path):
+    for number, low in {1: 40.0, 2: 40.0, 3: 44.0}.items():
+        make_run(tmp_path, f"alexnet{number}", plateau(5, low=low))
+    (axes,) = draw(tmp_path).axes
+    one, two, three = (next(text for text in axes.texts if text.get_text() == str(n)) for n in (1, 2, 3))
+    assert one.xyann[1] == two.xyann[1] < three.xyann[1] - 0.04 and one.xyann[0] < two.xyann[0]
+    assert one.arrow_patch and three.arrow_patch and not two.arrow_patch  # a row has one leader
+    assert "alternating colours: lines that coincide" in legend_texts(axes.figure)
+
+
+def test_a_name_inside_the_axes_covers_no_line(tmp_path):
+    make_run(tmp_path, "alexnet2", [30.0] * 20)
+    make_run(tmp_path, "alexnet4", [30.0] * 10)
+    (axes,) = draw(tmp_path).axes
+    name = next(text for text in axes.texts if text.get_text() == "4")
+    assert abs(name.xyann[1] - name.xy[1]) >= 0.04  # beside its end lies the other line
+
+
+def test_figures_of_the_article_on_one_spot_are_one_marker_with_their_numbers(tmp_path):
+    make_run(tmp_path, "alexnet4", [170.0, 87.0] + [30.0] * 48)
+    for field, crowd, count in ("accuracy", "1 2 3 5", 4), ("loss", "2 3 5", 3):
+        *_, axes = draw(tmp_path, field, article()).axes
+        assert texts(axes).count(crowd) == 2 and len(crowd.split()) == count
+        grey = [
+            line for line in axes.get_lines() if line.get_markerfacecolor() == "none" and line.get_color() == "#666666"
+        ]
+        assert [list(line.get_xdata()) for line in grey] == [[1], [2]]
+        assert (base_style(2)["color"], tuple(article()[2])[2:]) in hollow(axes)
+
+
+def test_an_explosion_is_an_arrow_not_an_experiment_s_marker(tmp_path):
+    make_run(tmp_path, "alexnet1", [NAN] * 4, nan_weights=1, gap=[4e12, None, None, None])
+    make_run(tmp_path, "alexnet3", plateau(2, 4), gap=[0.5, 20.0, 30.0, 40.0])
+    figure = draw_gap(load_groups([tmp_path]))
+    assert legend_texts(figure)[0] == f"1 {title(1)}: off the scale"
+    assert [line.get_marker() for line in figure.axes[0].get_lines()].count("^") == 1  # experiment 3's line
+
+
+def test_wide_legends_have_one_column(tmp_path):
+    name = "alexnet7-fused-data1a2b3c4d-train20000-test500-batch50-epochs10-opencv"
+    for seed in (1, 2):
+        make_run(tmp_path, f"{name}-seed{seed}", plateau(3))
+    make_run(tmp_path, name.replace("7", "6", 1), plateau(3))
+    figure = draw(tmp_path, "accuracy")
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
+def test_a_fingerprint_changes_with_what_is_shown(tmp_path):
+    make_run(tmp_path, "alexnet2", plateau(4))
+    before = fingerprint(draw(tmp_path))
+    assert fingerprint(draw(tmp_path)) == before
+    make_run(tmp_path, "alexnet2", plateau(4, low=40.1))
+    assert fingerprint(draw(tmp_path)) != before

@@ -8,8 +8,10 @@ import sys
 
 from common.cli import UserError
 from common.plots.curves import TITLES, article, load_groups, title
+from common.plots.pictures import fingerprint
 from common.plots.tables import COMPARED, DETAILED, comparison, details
 import matplotlib
+from PIL import Image
 from plot_helpers import NAN, make_run, plateau
 import pytest
 from test_results import HEADER
@@ -79,16 +81,30 @@ def test_seven_curves_are_what_a_reader_sees(tmp_path, monkeypatch, capsys):
     make_run(tmp_path, "alexnet2-fused-mixed", plateau(3), gap=[9.0] * 10)
     make_run(tmp_path, "alexnet2-epochs20", plateau(3, 20))
     seven = [f"{number} {title(number)}" for number in TITLES]
-    notes = ["hollow: the article's figures", "in mixed precision: all"]
+    notes = ["hollow: the article's figures", "alternating colours: lines that coincide", "in mixed precision: all"]
     accuracy, gap = legends(tmp_path, monkeypatch, tmp_path)
-    assert accuracy == seven + notes and gap == [*seven[:2], "2 fused", *seven[2:], notes[1]]
+    assert accuracy == seven + notes and gap == [*seven[:2], "2 fused", *seven[2:], *notes[1:]]
     assert "2 epochs20" in capsys.readouterr().out
     accuracy, gap = legends(tmp_path, monkeypatch, tmp_path, "--all", "--no-article")
-    assert accuracy[:4] == [*seven[:2], "2 epochs20", "2 fused"] and notes[0] not in accuracy
+    assert accuracy[:4] == [*seven[:2], "2 stddev 0.01 (20 epochs)", "2 fused"] and notes[0] not in accuracy
     accuracy, gap = legends(tmp_path, monkeypatch, tmp_path / "alexnet2-epochs20.csv")
-    assert accuracy == ["2 epochs20", notes[0]] and gap is None
+    assert accuracy == ["2 stddev 0.01 (20 epochs)", notes[0]] and gap is None
     accuracy, _ = legends(tmp_path, monkeypatch, tmp_path, tmp_path / "alexnet2-epochs20.csv")
-    assert len(accuracy) == 7 + 1 + 2
+    assert len(accuracy) == 7 + 1 + 3
+
+
+@pytest.mark.parametrize("folder", ["results", "results/short"])
+def test_the_committed_pictures_are_what_the_command_draws(folder, monkeypatch, capsys):
+    """python plot_results.py, and python plot_results.py results/short."""
+    root, drawn = SCRIPT.parent, {}
+    command = ["git", "ls-files", "--", f":(glob){folder}/*.png"]
+    committed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split()
+    monkeypatch.setattr(plot_results, "save", lambda figure, path: drawn.update({path.stem: fingerprint(figure)}))
+    main([str(root / folder)])
+    names = [Path(path).stem for path in committed]
+    assert names == (["iterations"] if folder == "results/short" else sorted(drawn))
+    stored = {name: Image.open(root / path).text["Comment"] for name, path in zip(names, committed)}
+    assert stored == {name: drawn[name] for name in names}  # else: python plot_results.py FOLDER
 
 
 def test_an_experiment_without_a_run_has_the_article_s_points(tmp_path, monkeypatch, capsys):

@@ -16,6 +16,7 @@ from common.results import Iteration, Row, read_csv, read_record
 NAN = math.nan
 ROOT = Path(__file__).parents[2]
 ARTICLE_CSV = ROOT / "results" / "article.csv"
+SHORTENED = re.compile(r"(train|test|epochs)\d+")  # tags of runs that differ from the protocol in size alone
 TITLES = {
     1: "default initial values",
     2: "stddev 0.01",
@@ -83,9 +84,18 @@ class Group:
 
     @property
     def test_images(self):
-        """How many images the test loss is summed over; 1,000 unless a tag says otherwise."""
-        sizes = [int(tag[4:]) for tag in self.tags if re.fullmatch(r"test[1-9]\d*", tag)]
-        return sizes[0] if sizes else 1000
+        """How many images the test loss is summed over."""
+        return self.tag_value("test", 1000)
+
+    @property
+    def train_images(self):
+        """How many images an epoch has."""
+        return self.tag_value("train", 60_000)
+
+    def tag_value(self, name, default):
+        """500 for a group with the tag test500."""
+        values = [int(tag.removeprefix(name)) for tag in self.tags if re.fullmatch(rf"{name}[1-9]\d*", tag)]
+        return values[0] if values else default
 
     @property
     def short_name(self):
@@ -94,9 +104,13 @@ class Group:
 
     @property
     def label(self):
-        """The group in a legend: 2 stddev 0.01 (5 seeds, 1 unfinished), 2 fused (epoch 3 of 50)."""
-        name = self.short_name if self.variant else f"{self.number} {title(self.number)}"
-        notes = [f"{len(self.runs)} seeds"] * (len(self.runs) > 1) + self.unfinished_note()
+        """The group in a legend: 2 stddev 0.01 (5 seeds, 1 unfinished), 7 fused (20,000 images, 1 epoch)."""
+        tags = self.variant.split()
+        name = " ".join([str(self.number), *(tag for tag in tags if not SHORTENED.fullmatch(tag))])
+        if name == str(self.number):
+            name += f" {title(self.number)}"
+        notes = [in_words(tag) for tag in tags if SHORTENED.fullmatch(tag)]
+        notes += [f"{len(self.runs)} seeds"] * (len(self.runs) > 1) + self.unfinished_note()
         return f"{name} ({', '.join(notes)})" if notes else name
 
     def unfinished_note(self):
@@ -105,6 +119,13 @@ class Group:
         if len(self.runs) > 1:
             return [f"{len(unfinished)} unfinished"] if unfinished else []
         return [f"epoch {len(run.rows)} of {run.epochs}" for run in unfinished]
+
+
+def in_words(tag):
+    """train20000 -> 20,000 images, test500 -> 500 test images, epochs1 -> 1 epoch."""
+    name, size = re.fullmatch(r"([a-z]+)(\d+)", tag).groups()
+    unit = {"train": "images", "test": "test images", "epochs": "epochs"}[name]
+    return f"{int(size):,} {unit.removesuffix('s') if int(size) == 1 else unit}"
 
 
 class Curve(NamedTuple):
@@ -184,19 +205,22 @@ def title(number):
 def most_complete(groups, variants=()):
     """Return those groups that follow the article's protocol in all but precision and variants, such as fused.
 
-    Where an experiment was run in two precisions, that which came further, was run more often, or float32.
+    Where an experiment was run in two precisions, that which came further, was run more often, or float32. Where no
+    group follows the protocol, the shortened ones instead, of each experiment the one that trained on most images.
     """
-    best = {}
-    for group in groups:
-        if set(group.variant_tags) <= set(variants):
-            kind = group.number, group.variant_tags
-            best[kind] = max(best.get(kind, group), group, key=completeness)
+    protocol, best = {"mixed", *variants}, {}
+    full = [group for group in groups if protocol.issuperset(group.tags)]
+    shortened = [group for group in groups if all(tag in protocol or SHORTENED.fullmatch(tag) for tag in group.tags)]
+    for group in full or shortened:
+        kind = group.number, set(variants).isdisjoint(group.tags)
+        best[kind] = max(best.get(kind, group), group, key=completeness)
     return [group for group in groups if group in best.values()]
 
 
 def completeness(group):
-    """A key to sort groups by: epochs done, then number of runs, then float32 before mixed precision."""
-    return max(len(run.rows) for run in group.runs), len(group.runs), not group.mixed
+    """A key to sort groups by: images trained on, then number of runs, then float32 before mixed precision."""
+    epochs = max(len(run.rows) for run in group.runs)
+    return epochs * group.train_images, len(group.runs), not group.mixed
 
 
 @functools.cache

@@ -6,6 +6,7 @@ each other, their colours take turns.
 """
 
 from dataclasses import replace
+import hashlib
 import math
 
 from common.plots.curves import NAN, Curve, median_and_range, title
@@ -24,6 +25,8 @@ UNDERFLOW = 87.3  # -ln of the smallest normal float32: from this logit gap on a
 EXPLOSION = 1e4  # common.training's, which cannot be imported without TensorFlow
 CROSS = dict(linestyle="", marker="x", markersize=8, markeredgewidth=2, clip_on=False, in_layout=False, zorder=5)
 HOLLOW = dict(linestyle="", markersize=8, markerfacecolor="none", clip_on=False, in_layout=False, zorder=4)
+NAN_BAR = dict(linewidth=6, solid_capstyle="butt", alpha=0.5)
+OFF_SCALE = ("off the scale", dict(linestyle="", marker=r"$\uparrow$", markersize=9))
 NOTE = dict(
     textcoords="offset points",
     ha="right",
@@ -31,6 +34,7 @@ NOTE = dict(
     fontsize=9,
     bbox=dict(facecolor="white", edgecolor="none", alpha=0.8, pad=0.3),
 )
+CROWD = dict(textcoords="offset points", ha="center", color=GREY, fontsize=8)
 STYLE = {
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -83,16 +87,16 @@ def marked(values, offset):
     return sorted(alone | set(range(offset % 8 * step // 8, len(values), step)))
 
 
-def axes_heights(axes, curve):
-    """The heights of a curve's points, as parts of the axes' height."""
-    return (axes.transData - axes.transAxes).transform(np.column_stack([curve.x, curve.median]))[:, 1]
+def axes_heights(axes, x, y):
+    """The heights of points, as parts of the axes' height."""
+    return (axes.transData - axes.transAxes).transform(np.column_stack([x, y]))[:, 1]
 
 
 def overlap_turns(axes, curves):
     """Return {group: turn}, counted from 0: two lines of which a tenth lies on each other have different ones."""
     turns, heights = {}, {}
     for group, curve in curves.items():
-        taken, height = set(), axes_heights(axes, curve)
+        taken, height = set(), axes_heights(axes, curve.x, curve.median)
         for other, turn in turns.items():
             shared = min(len(height), len(heights[other]))
             if np.sum(np.abs(height[:shared] - heights[other][:shared]) < 0.02) > shared / 10:
@@ -101,51 +105,114 @@ def overlap_turns(axes, curves):
     return turns
 
 
-def draw_lines(axes, curves, line_height=0.05):
+def draw_lines(axes, curves, line_height=0.05, absent=("NaN", NAN_BAR), median_of="seeds"):
     """Draw {group: Curve} on axes whose limits are set, and write each group's name at the end of its line.
 
-    line_height is that of a name, as a part of the axes' height.
+    line_height is that of a name, as a part of the axes' height; absent the words and the style that the legend has of
+    a curve without a finite point. Returns the legend's notes on what was drawn, list of (text, properties).
     """
     turns = overlap_turns(axes, curves)
-    last = max(turns.values())
+    last, bands = max(turns.values()), False
     for group, curve in curves.items():
-        x, median, low, high = curve
-        colour = group.style["color"]
+        colour, (x, median, low, high) = group.style["color"], curve
+        if last_finite(curve) is None:
+            axes.plot([], [], color=colour, label=f"{group.label}: {absent[0]}", **absent[1])
+            continue
         axes.plot(x, median, markevery=marked(median, group.number), label=group.label, **group.style)
-        if list(low) != list(high):
+        if has_band(curve):
+            bands = True
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=1.5)
         if not group.variant and last:  # in its own colour, so in sight only where another line lies on it
             dash = 5 * turns[group], (5, 5 * last)
             axes.plot(x, median, color=colour, linestyle=dash, dash_capstyle="butt", zorder=2.1)
     name_lines(axes, curves, line_height)
+    notes = [(f"median of the {median_of}, band: their range", {})] if bands else []
+    alternating = last and not all(group.variant for group in curves)
+    return notes + ([("alternating colours: lines that coincide", dict(linestyle=""))] if alternating else [])
+
+
+def has_band(curve):
+    """Whether the range of a curve is wider than its line somewhere between two neighbouring points."""
+    wide = [high > low for low, high in zip(curve.low, curve.high)]  # False for NaN
+    finite = [math.isfinite(low) for low in curve.low]
+    return any((wide[i] or wide[i + 1]) and finite[i] and finite[i + 1] for i in range(len(wide) - 1))
 
 
 def name_lines(axes, curves, line_height):
-    """Write each group's name at the end of its line, those of lines that end together below each other."""
+    """Write each group's name at the end of its line: in one row where lines end together, else below each other.
+
+    A thin line leads to a name that had to move.
+    """
     columns = {}
     for group, curve in curves.items():
         end = last_finite(curve)
         if end is not None:
             point = curve.x[end], curve.median[end]
             across, height = np.clip((axes.transData - axes.transAxes).transform(point), 0, 1)
-            columns.setdefault(1 if across > 0.85 else round(across, 3), []).append([height, group])
-    for across, column in columns.items():
-        column.sort(key=lambda entry: (entry[0], entry[1].number, entry[1].tags))
-        spread_apart(column, line_height)
-        for height, group in column:
-            text = f"{group.number}{' fused' * ('fused' in group.tags)}"
-            style = dict(xycoords="axes fraction", textcoords="offset points", va="center", weight="bold")
-            style |= dict(color=group.style["color"], path_effects=[withStroke(linewidth=2.5, foreground="white")])
-            axes.annotate(text, (across, height), (3 if across == 1 else 9, 0), **style)
+            columns.setdefault(1 if across > 0.85 else round(across, 3), []).append((height, across, group))
+    for column in columns.values():
+        rows = []
+        for end in sorted(column, key=lambda end: (end[0], end[2].number, end[2].tags)):
+            if rows and end[0] - rows[-1][0][0] < 0.01:
+                rows[-1].append(end)
+            else:
+                rows.append([end])
+        for row, height in zip(rows, spread_apart([row[0][0] for row in rows], line_height)):
+            name_row(axes, row, height, line_height)
 
 
-def spread_apart(column, line_height):
-    """Move the sorted heights of [height, group] apart until no name covers another, none above 1."""
+def name_row(axes, row, height, line_height):
+    """Write the names of [(height, across, group)], lines that end together, at a height that may be another.
+
+    Those of lines that reach the right edge stand outside, others where they cover no line.
+    """
+    end, across = row[0][0], max(across for _, across, _ in row)
+    row = sorted(row, key=lambda end: end[2].key)
+    names = [f"{group.number}{' fused' * ('fused' in group.tags)}" for *_, group in row]
+    moved = across > 0.85 and abs(height - end) > line_height / 4
+    x = 1.03 if moved else 1.01
+    if across <= 0.85:
+        x, height = free_place(axes, (across, height), 0.015 * len(" ".join(names)), line_height)
+    for text, (*_, group) in zip(names, row):
+        colour = group.style["color"]
+        leader = dict(arrowstyle="-", color=colour, linewidth=0.8, shrinkA=0, shrinkB=0) if moved else None
+        style = dict(color=colour, weight="bold", path_effects=[withStroke(linewidth=2.5, foreground="white")])
+        style |= dict(xycoords="axes fraction", textcoords="axes fraction", arrowprops=leader, va="center")
+        axes.annotate(text, (across, end), (x, height), annotation_clip=False, **style)
+        x, moved = x + 0.007 + 0.015 * len(text), False  # one leader a row
+
+
+def free_place(axes, end, width, height):
+    """Return (left, middle) of a text of a size near the end of a line that covers no line; right of it if none is."""
+    x, y = end
+    places = [(x + 0.018, y)]
+    places += [(x - width, y + step * height) for step in (0.8, -0.8, 1.6, -1.6)]
+    for left, middle in places:
+        inside = height / 2 < middle < 1 - height / 2
+        if inside and not any(crosses_box(axes, line, left, left + width, middle, height) for line in axes.get_lines()):
+            return left, middle
+    return places[0]
+
+
+def crosses_box(axes, line, left, right, middle, height):
+    """Whether a line passes through a box, all in parts of the axes."""
+    if not len(line.get_xdata()):
+        return False
+    x, y = axes.transAxes.inverted().transform(line.get_transform().transform(line.get_xydata())).T
+    heights = np.interp(np.linspace(left, right, 20), x, y, left=NAN, right=NAN)
+    low, high = np.minimum(heights[1:], heights[:-1]), np.maximum(heights[1:], heights[:-1])
+    return bool(np.any((high > middle - height / 2) & (low < middle + height / 2)))
+
+
+def spread_apart(heights, line_height):
+    """Return sorted heights moved apart until no name covers another, none above 1."""
+    heights = list(heights)
     for _ in range(50):
-        for lower, upper in zip(column, column[1:]):
-            lacking = max(0, line_height - upper[0] + lower[0])
-            lower[0], upper[0] = lower[0] - lacking / 2, upper[0] + lacking / 2
-        column[-1][0] = min(1, column[-1][0])
+        for i in range(len(heights) - 1):
+            lacking = max(0, line_height - heights[i + 1] + heights[i])
+            heights[i], heights[i + 1] = heights[i] - lacking / 2, heights[i + 1] + lacking / 2
+        heights[-1] = min(1, heights[-1])
+    return heights
 
 
 def last_finite(curve):
@@ -197,16 +264,15 @@ def draw_strip(axes, groups, points):
         group = lanes[number, name]
         if group:
             floor, shares = lane + 0.35, nan_shares(group.runs)
-            style = dict(color=group.style["color"], alpha=0.5, linewidth=0)
+            style = dict(color=group.style["color"], alpha=NAN_BAR["alpha"], linewidth=0)
             tops = [floor - 0.7 * share for share in shares]
             axes.stairs(tops, np.arange(0.5, len(shares) + 1), baseline=floor, fill=True, **style)
         if name == str(number):
             epochs = reported.get(number, [])
             axes.plot(epochs, [lane] * len(epochs), **base_style(number), **HOLLOW | {"markersize": 6})
     infinite = any(math.isinf(row.loss) for row in all_rows(groups))
-    names = [name for _, name in sorted(lanes)]
+    names = [f"{'NaN, inf' if infinite else 'NaN'} in {name}" for _, name in sorted(lanes)]
     axes.set(ylim=(len(lanes) - 0.5, -0.5), yticks=range(len(lanes)), yticklabels=names, facecolor="#F3F3F3")
-    axes.set_ylabel("NaN, inf in" if infinite else "NaN in", rotation=0, ha="right", va="center")
     axes.tick_params(length=0)
     axes.grid(False)
     return len(lanes)
@@ -245,20 +311,21 @@ def draw_legend(figure, axes, notes, height):
     """Put the legend of axes below plots of a height in inches, and in it, in grey, notes of (text, properties)."""
     entries = axes.get_legend_handles_labels()[0]
     entries += [Line2D([], [], label=text, color=GREY, **style) for text, style in notes]
-    figure.set_size_inches(8, height + 0.21 * -(-len(entries) // 2))
-    figure.legend(handles=entries, loc="outside lower center", ncols=min(2, len(entries)), handlelength=3)
+    rows = -(-len(entries) // 2)
+    widths = [max((len(entry.get_label()) for entry in part), default=0) for part in (entries[:rows], entries[rows:])]
+    if sum(widths) > 96:  # characters, what two columns have room for
+        rows = len(entries)
+    figure.set_size_inches(8, height + 0.21 * rows)
+    figure.legend(handles=entries, loc="outside lower center", ncols=-(-len(entries) // rows), handlelength=3)
 
 
-def legend_notes(groups, median_of="seeds"):
-    """What the legend says of medians, where there are any, and of the groups' precision."""
-    notes = []
-    if median_of != "seeds" or any(len(group.runs) > 1 for group in groups):
-        notes.append((f"median of the {median_of}, band: their range", {}))
+def precision_note(groups):
+    """What the legend says of the groups in mixed precision, list of (text, properties)."""
     mixed = [group for group in groups if group.mixed and "mixed" not in group.variant]
-    if mixed:
-        text = "all" if len(mixed) == len(groups) else ", ".join(group.short_name for group in mixed)
-        notes.append((f"in mixed precision: {text}", dict(linestyle="")))
-    return notes
+    if not mixed:
+        return []
+    text = "all" if len(mixed) == len(groups) else ", ".join(group.short_name for group in mixed)
+    return [(f"in mixed precision: {text}", dict(linestyle=""))]
 
 
 def last_finite_points(curves):
@@ -289,16 +356,38 @@ def draw_crosses(axes, points, text):
     return [(text, CROSS)] if points else []
 
 
+def crowds(axes, points, column):
+    """Return [(epoch, numbers, values)] of the article's figures of which three or more lie on each other."""
+    found = []
+    for epoch in sorted({epoch for figures in points.values() for epoch in figures}):
+        values = {number: figures[epoch][column] for number, figures in points.items() if epoch in figures}
+        places = {n: axes_heights(axes, [epoch], [value])[0] for n, value in values.items() if math.isfinite(value)}
+        for height in sorted(places.values()):
+            near = [number for number in places if 0 <= places[number] - height < 0.02]
+            if len(near) > 2:
+                found.append((epoch, near, [values[number] for number in near]))
+                break
+    return found
+
+
 def draw_article(axes, points, column, groups):
     """Draw the article's figures, column 0 for the loss and 1 for the accuracy, and return the legend's note on them.
 
-    An experiment that none of the groups is of has a line of its own in the legend.
+    An experiment that none of the groups is of has its own line in the legend. Where figures of several experiments
+    lie on each other, one grey marker stands for them, with their numbers.
     """
+    merged = crowds(axes, points, column)
     for number, figures in points.items():
         alone = number not in {group.number for group in groups}
         label = f"{number} {title(number)} (the article)" if alone else None
-        values = [pair[column] for pair in figures.values()]
-        axes.plot(list(figures), values, label=label, **base_style(number), **HOLLOW)
+        epochs = [e for e in figures if not any(e == epoch and number in numbers for epoch, numbers, _ in merged)]
+        values = [figures[epoch][column] for epoch in epochs]
+        axes.plot(epochs, values, label=label, **base_style(number), **HOLLOW)
+    for epoch, numbers, values in merged:
+        axes.plot([epoch], [np.mean(values)], marker="o", color=GREY, **HOLLOW)
+        below = axes_heights(axes, [epoch], [np.mean(values)])[0] > 0.5
+        place = dict(va="top", xytext=(0, -7)) if below else dict(va="bottom", xytext=(0, 7))
+        axes.annotate(" ".join(map(str, numbers)), (epoch, np.mean(values)), rotation=90, **CROWD | place)
     return [("hollow: the article's figures", dict(marker="o", **HOLLOW))] if points else []
 
 
@@ -321,15 +410,15 @@ def draw_epochs(groups, field, points):
     shown = [getattr(row, field) for row in rows] + [pair[column] for pair in reported]
     scale(axes, shown, {group.test_images for group in groups} | ({1000} if reported else set()))
     curves = {group: median_and_range(group.runs, field) for group in groups}
-    draw_lines(axes, curves)
+    drawn = draw_lines(axes, curves)
     if field == "loss":
         crosses = draw_crosses(axes, last_finite_points(curves), "the last loss before NaN")
     else:
         crosses = draw_crosses(axes, nan_weights_points(curves), "the weights turn NaN")
     notes = draw_article(axes, points, column, groups)
     if strip and any(len(group.runs) > 1 for group in groups):
-        notes.append(("share of the seeds that are NaN", dict(linewidth=6, solid_capstyle="butt")))
-    draw_legend(figure, axes, notes + crosses + legend_notes(groups), 4.2 + 0.22 * lanes)
+        notes.append(("share of the seeds that are NaN", NAN_BAR))
+    draw_legend(figure, axes, notes + crosses + drawn + precision_note(groups), 4.2 + 0.22 * lanes)
     return figure
 
 
@@ -343,25 +432,24 @@ def scale_gap(axes, shown):
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
-def draw_gaps(axes, curves, gaps, line_height):
-    """Draw {group: Curve} of logit gaps, explosions in words at the upper edge; returns the curves without these.
+def draw_gaps(axes, curves, gaps, line_height, median_of="seeds"):
+    """Draw {group: Curve} of logit gaps, explosions in words at the upper edge.
 
-    gaps is {group: list of (x, gap) of all its runs}.
+    gaps is {group: list of (x, gap) of all its runs}. Returns the curves without explosions, and the legend's notes.
     """
     cut = {
         group: Curve(curve.x, *np.where(np.less(curve[1:], EXPLOSION), curve[1:], NAN))
         for group, curve in curves.items()
     }
-    draw_lines(axes, cut, line_height)
+    notes = draw_lines(axes, cut, line_height, OFF_SCALE, median_of)
     offsets, top = {}, axes.get_ylim()[1]
     for group, pairs in gaps.items():
         x, gap = next(((x, gap) for x, gap in pairs if not gap < EXPLOSION), (None, None))
         if x is not None:
-            offsets[x] = offsets.get(x, 0) + 12
-            text, colour = f"{group.short_name}: {power_of_ten(gap)}", group.style["color"]
-            axes.annotate(text, (x, top), (8, -offsets[x]), textcoords="offset points", color=colour)
-            axes.plot(x, top, color=colour, marker="^", clip_on=False)
-    return cut
+            offsets[x] = offsets.get(x, -4) + 13
+            text, colour = f"\u2191 {group.short_name}: {power_of_ten(gap)}", group.style["color"]
+            axes.annotate(text, (x, top), (-4, -offsets[x]), textcoords="offset points", color=colour)
+    return cut, notes
 
 
 def power_of_ten(value):
@@ -387,10 +475,10 @@ def draw_gap(groups):
     axes.set_ylim(bottom=0)
     axes.set_ylabel("widest logit gap of the epoch (log from 100)")
     curves = {group: median_and_range(group.runs, "logit_gap") for group in groups}
-    cut = draw_gaps(axes, curves, gaps, 0.05)
+    cut, notes = draw_gaps(axes, curves, gaps, 0.05)
     turns = [point for point in nan_weights_points(cut) if math.isfinite(point[2])]
     crosses = draw_crosses(axes, turns, "the loss turns NaN")
-    draw_legend(figure, axes, crosses + legend_notes(groups), 4.2)
+    draw_legend(figure, axes, crosses + notes + precision_note(groups), 4.2)
     return figure
 
 
@@ -428,9 +516,31 @@ def draw_iterations(groups):
     below.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     gaps = {g: [(row.iteration, row.logit_gap) for trace in traces[g] for row in trace] for g in groups}
     scale_gap(above, [gap for pairs in gaps.values() for _, gap in pairs])
-    draw_gaps(above, {group: log_binned_median(traces[group], "logit_gap") for group in groups}, gaps, 0.08)
+    curves = {group: log_binned_median(traces[group], "logit_gap") for group in groups}
+    notes = draw_gaps(above, curves, gaps, 0.08, "batches")[1]
     ends = [(group, *end) for group in groups if (end := nan_iteration(traces[group])) and end[1] < EXPLOSION]
     crosses = draw_crosses(above, ends, "the loss turns NaN")
     draw_lines(below, {group: log_binned_median(traces[group], "train_accuracy") for group in groups}, 0.08)
-    draw_legend(figure, above, crosses + legend_notes(groups, "batches"), 5)
+    draw_legend(figure, above, crosses + notes + precision_note(groups), 5)
     return figure
+
+
+def fingerprint(figure):
+    """A hash of what a figure shows: texts, and the data and styles of lines, bars and bands.
+
+    It does not depend on the machine or on the version of Matplotlib, as the pixels do.
+    """
+
+    def rounded(values):
+        return [f"{value:.5g}" for value in np.ravel(np.asarray(values, float))]
+
+    shown = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    for axes in figure.axes:
+        shown += [axes.get_title(), axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale(), axes.get_yscale()]
+        shown += [text.get_text() for text in axes.texts]
+        for line in axes.get_lines():
+            shown += [line.get_color(), line.get_linestyle(), line.get_marker(), line.get_markerfacecolor()]
+            shown += rounded(line.get_xydata())
+        shown += [rounded(part) for patch in axes.patches for part in patch.get_data()[:2]]
+        shown += [rounded(band.get_paths()[0].vertices) for band in axes.collections]
+    return hashlib.sha256(repr(shown).encode()).hexdigest()
