@@ -12,6 +12,7 @@ from common.plots.tables import (
 )
 from plot_helpers import INF, NAN, make_run, plateau
 import pytest
+import tabulate
 
 
 def table(groups, render=comparison):
@@ -112,3 +113,10 @@ def test_values_are_summarised_in_a_cell():
 def test_numbers_take_five_characters(value, text):
     assert float(format_number(value)) == float(text) or format_number(value) == text
     assert len(format_number(value)) <= 5
+
+
+def test_tables_of_others_keep_their_padding(tmp_path):
+    make_run(tmp_path, "alexnet2", plateau(2))
+    before = tabulate.tabulate([[1, 2]], ["first", "second"])
+    comparison(load_groups([tmp_path]))
+    assert tabulate.tabulate([[1, 2]], ["first", "second"]) == before

@@ -6,7 +6,6 @@ import statistics
 from common.plots.curves import article
 import tabulate
 
-tabulate.MIN_PADDING = 0
 EPOCHS = (1, 12, 21, 50)  # at which the article's figures and ours are set side by side
 COMPARED = f"""\
 plateau ends: the first epoch with a loss below 95 % of chance. NaN: the first
@@ -23,14 +22,18 @@ NaN weights: the first epoch with NaN weights."""
 
 def render(lines, headers, width, markdown):
     """Return a table as Markdown, or as text whose first column is folded to a width."""
-    return tabulate.tabulate(
-        lines,
-        headers if markdown else [header.replace(" ", "\n") for header in headers],
-        tablefmt="pipe" if markdown else "simple",
-        colalign=["left", *["right"] * (len(headers) - 1)],
-        maxcolwidths=None if markdown else [width, *[None] * (len(headers) - 1)],
-        disable_numparse=True,
-    )
+    padding, tabulate.MIN_PADDING = tabulate.MIN_PADDING, 0
+    try:
+        return tabulate.tabulate(
+            lines,
+            headers if markdown else [header.replace(" ", "\n") for header in headers],
+            tablefmt="pipe" if markdown else "simple",
+            colalign=["left", *["right"] * (len(headers) - 1)],
+            maxcolwidths=None if markdown else [width, *[None] * (len(headers) - 1)],
+            disable_numparse=True,
+        )
+    finally:
+        tabulate.MIN_PADDING = padding
 
 
 def format_number(value):
