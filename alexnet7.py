@@ -58,10 +58,8 @@ class AlexNet(tf.Module):
         sizes = {name: variable.shape for name, variable in self.biases.items() if name != "output"}
         self.scales = {name: tf.Variable(tf.ones(size), name=f"{name}/scale") for name, size in sizes.items()}
         self.betas = {name: tf.Variable(tf.zeros(size), name=f"{name}/beta") for name, size in sizes.items()}
-        self.running_means = {name: moment(f"{name}/running_mean", tf.zeros(size)) for name, size in sizes.items()}
-        self.running_variances = {
-            name: moment(f"{name}/running_variance", tf.ones(size)) for name, size in sizes.items()
-        }
+        self.running_means = {name: moment(f"{name}/mean", tf.zeros(size)) for name, size in sizes.items()}
+        self.running_variances = {name: moment(f"{name}/variance", tf.ones(size)) for name, size in sizes.items()}
 
     def batch_norm(self, name, inputs, training):
         """Normalise inputs [batch, ..., n] by their own moments, in evaluation too; the running ones are never read."""

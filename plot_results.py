@@ -5,8 +5,8 @@ python plot_results.py FOLDER     those of another folder
 python plot_results.py CSV CSV    these runs alone
 
 Of an experiment that was run in several ways the pictures show the article's
-protocol, in the precision that came furthest; where a folder has nothing of
-the kind, or with --all, every run. In accuracy.png and loss.png the article's
+protocol, in the precision that came furthest; in a folder of shortened runs,
+that which trained on most images; with --all, every run. In accuracy.png and loss.png the article's
 figures are hollow markers. gap.png and iterations.png are about the NaNs, and
 show runs with the fused loss, too.
 """
@@ -15,9 +15,9 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
 from common.cli import Parser, UserError, user_errors
-from common.curves import ARTICLE, article, fullest, group_of, load_groups
-from common.pictures import STYLE, draw, draw_gap, draw_iterations
-from common.tables import COMPARED, DETAILED, comparison, details
+from common.plots.curves import article, comparable_figures, load_groups, most_complete, parse_name
+from common.plots.pictures import STYLE, draw_epochs, draw_gap, draw_iterations, fingerprint
+from common.plots.tables import COMPARED, DETAILED, comparison, details
 import matplotlib
 import matplotlib.pyplot as plt
 
@@ -32,7 +32,6 @@ def parse(arguments):
     parser.add_argument("--no-article", action="store_true", help="draw our curves alone")
     parser.add_argument("--details", action="store_true", help="print a line on each run, too: speed, NaN, logit gap")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, and draw nothing")
-    parser.add_argument("--svg", action="store_true", help="write SVG, too")
     parser.add_argument("--show", action="store_true", help="open a window, too")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="for the pictures (FOLDER, or else here)")
     args = parser.parse_args(arguments)
@@ -50,33 +49,32 @@ def output_dir(args):
     return folder
 
 
-def tables(groups, others, args):
+def tables(groups, missing_experiments, args):
     """The tables that the flags ask for, as one text."""
-    texts = [comparison(groups, others, args.markdown), COMPARED]
+    texts = [comparison(groups, missing_experiments, args.markdown), COMPARED]
     if args.details:
         texts += ["", details(groups, args.markdown), DETAILED]
     return ("\n\n" if args.markdown else "\n").join(texts)
 
 
-def figures(groups, named, others, args):
+def figures(groups, named, missing_experiments, args):
     """Return {name: figure} of what the flags ask for."""
 
     def chosen(*variants):
-        found = named | set(groups if args.all else fullest(groups, variants))
-        return {group: runs for group, runs in groups.items() if group in found} or groups
+        found = groups if args.all else most_complete(groups, variants)
+        return [group for group in groups if group in found or group.key in named] or groups
 
-    points = {} if args.no_article else article(chosen(), others)
-    made = {field: draw(chosen(), field, points) for field in ("accuracy", "loss")}
+    points = {} if args.no_article else comparable_figures(chosen(), missing_experiments)
+    made = {field: draw_epochs(chosen(), field, points) for field in ("accuracy", "loss")}
     made |= {"gap": draw_gap(chosen("fused")), "iterations": draw_iterations(chosen("fused"))}
     return {name: figure for name, figure in made.items() if figure}
 
 
 def save(figure, path):
-    """Write a figure without date or version, so that equal input gives equal bytes."""
-    nameless = {"Software": None} if path.suffix == ".png" else {"Creator": None, "Date": None}
+    """Write a figure with its fingerprint, and without Matplotlib's version: equal input gives equal bytes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata=nameless)
+        figure.savefig(path, metadata={"Software": None, "Comment": fingerprint(figure)})
     except OSError as error:
         raise UserError(f"{error.filename or path}: {error.strerror or error}; name another --output-dir") from None
 
@@ -88,10 +86,12 @@ def main(arguments=None):
         groups = load_groups(args.paths)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; name another CSV or folder") from None
-    named = {group_of(path) for path in args.paths if not path.is_dir()}
-    others = ARTICLE if fullest(groups) and not named else ()  # in a study's folder what is missing is worth telling
+    named = {parse_name(path) for path in args.paths if not path.is_dir()}
+    # In a study's folder what is missing is worth reporting.
+    full_protocol = any(not group.variant_tags for group in groups)
+    missing_experiments = article() if full_protocol and not named else ()
     if args.markdown:
-        print(tables(groups, others, args), flush=True)
+        print(tables(groups, missing_experiments, args), flush=True)
         return
     if not args.show:
         matplotlib.use("Agg")
@@ -99,11 +99,15 @@ def main(arguments=None):
         raise UserError("--show: there is no display to open a window on; leave it out")
     folder, written = output_dir(args), []
     with plt.style.context(["default", STYLE]):
-        for name, figure in figures(groups, named, others, args).items():
-            for kind in ("png", "svg") if args.svg else ("png",):
-                written.append(folder / f"{name}.{kind}")
-                save(figure, written[-1])
-        print(tables(groups, others, args), "\n".join(f"wrote {path}" for path in written), sep="\n\n", flush=True)
+        for name, figure in figures(groups, named, missing_experiments, args).items():
+            written.append(folder / f"{name}.png")
+            save(figure, written[-1])
+        print(
+            tables(groups, missing_experiments, args),
+            "\n".join(f"wrote {path}" for path in written),
+            sep="\n\n",
+            flush=True,
+        )
         if args.show:
             plt.show()
         plt.close("all")

@@ -105,7 +105,8 @@ def read_csv(path, kind=Row):
     Raises UserError, naming file and line, unless the columns begin with those that kind cannot do without and the
     first one counts 1, 2, 3, ... without gap. Columns that kind does not have are ignored.
     """
-    count, *_ = needed = [field for field in kind._fields if field not in kind._field_defaults]
+    needed = [field for field in kind._fields if field not in kind._field_defaults]
+    count = needed[0]
 
     def bad(line, what):
         return UserError(f"{path}, line {line}: {what}; restore it from git, or run its experiment with --restart")
@@ -117,27 +118,33 @@ def read_csv(path, kind=Row):
     except UnicodeDecodeError:
         raise bad(1, "not UTF-8 text") from None
     lines = text.splitlines()
-    header = lines[0].split(",") if lines else []
+    table = csv.DictReader(lines, quoting=csv.QUOTE_NONE)
+    try:
+        header, records = table.fieldnames or [], list(table)
+    except csv.Error as error:
+        raise bad(table.line_num, str(error)) from None
     if header[: len(needed)] != needed or len(set(header)) < len(header):
         raise bad(1, f"the columns do not begin with {','.join(needed)}")
     if not text.endswith("\n"):
         raise bad(len(lines), "cut off in the middle of a row")
+    if "" in lines:
+        raise bad(lines.index("") + 1, "an empty line")
+    if not records:
+        raise bad(1, "no rows below the header")
     rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        fields = line.split(",")
-        if len(fields) != len(header):
-            raise bad(number, f"{len(fields)} fields instead of {len(header)}")
+    for number, record in enumerate(records, start=2):
+        if None in record or None in record.values():
+            raise bad(number, f"not {len(header)} fields, as in the header")
         try:
-            values = {key: float(field) if field else None for key, field in zip(header, fields) if key in kind._fields}
+            values = {key: float(cell) if cell else None for key, cell in record.items() if key in kind._fields}
         except ValueError as error:
             raise bad(number, str(error)) from None
-        if values[count] != len(rows) + 1:
-            raise bad(number, f"{count} {fields[0]!r} where {len(rows) + 1} should stand")
+        if values[count] != number - 1:
+            raise bad(number, f"{count} {record[count]!r} where {number - 1} should stand")
         if None in [values[key] for key in needed] or not 0 <= values.get("accuracy", 0) <= 1:
             raise bad(number, "an empty field, or an accuracy outside 0 to 1")
-        rows.append(kind(**{**values, count: len(rows) + 1}))
-    if not rows:
-        raise bad(1, "no rows below the header")
+        values[count] = number - 1
+        rows.append(kind(**values))
     return rows
 
 

@@ -1,0 +1,1 @@
+"""Curves, pictures and tables of finished and running experiments. Nothing here imports TensorFlow."""
