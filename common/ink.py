@@ -2,6 +2,9 @@
 
 The plain reading, a threshold, is kept wherever nothing speaks against it. Otherwise the ground is evened out, and what
 reaches the edge of the image is taken for something else than the digit: a desk, a shadow, a frame, squared paper.
+
+Measured in results/predict.txt, right of 50 by the plain reading and by this one: light falling off to .3, 7 and 46; a
+shadow of x .6, 2 and 46; a dark desk, 8 and 46; strong squared paper, 2 and 46. On a clean sheet both have 46.
 """
 
 from typing import NamedTuple

@@ -121,6 +121,13 @@ def test_a_photograph_of_a_digit_is_most_like_that_digit(kind, mnist, likeness_t
         assert mnist.train_labels[(seen @ likeness_to_mnist.known).argmax()] == label
 
 
+def test_lines_as_dark_as_the_pen_are_told_from_it(mnist, likeness_to_mnist):
+    for number in (3, 4, 5):
+        image = photographs.squared((60, 40, 40))(photographs.lay_out(number), np.random.default_rng(number))
+        seen = likeness_to_mnist.normalise(as_mnist(image)[np.newaxis])
+        assert mnist.train_labels[(seen @ likeness_to_mnist.known).argmax()] == photographs.strokes(number)[1]
+
+
 def readable(image):
     """As read_image returns it."""
     return predict.on_ground(image) if image.shape[2:] == (4,) else image
@@ -415,9 +422,9 @@ def test_a_bad_image_does_not_cost_the_others(small, keep, mnist, monkeypatch, t
     folder = tmp_path / "$digits"
     folder.mkdir()
     for number in range(5):
-        cv2.imwrite(str(folder / f"{number}$.png"), large(mnist.train_images[number]))
-    (folder / "1$.png").write_bytes(b"no image")
-    (folder / "4$.png").write_bytes(b"no image")
+        cv2.imwrite(str(folder / f"$^{number}^$.png"), large(mnist.train_images[number]))
+    (folder / "$^1^$.png").write_bytes(b"no image")
+    (folder / "$^4^$.png").write_bytes(b"no image")
     networks = []
     monkeypatch.setattr(predict, "load_network", lambda path: networks.append(path) or load_network(path))
     command = ["predict.py", str(record), "missing.png", str(folder), "--picture", str(tmp_path / "$seen$.png")]
@@ -426,8 +433,8 @@ def test_a_bad_image_does_not_cost_the_others(small, keep, mnist, monkeypatch, t
         predict.main()
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and len(networks) == 1
-    assert [Path(line.split()[12 - 1]).name for line in out.splitlines()[1:4]] == ["0$.png", "2$.png", "3$.png"]
-    assert [Path(line.split(": ")[2]).name for line in err.splitlines()] == ["missing.png", "1$.png", "4$.png"]
+    assert [Path(line.split()[-1]).name for line in out.splitlines()[1:4]] == ["$^0^$.png", "$^2^$.png", "$^3^$.png"]
+    assert [Path(line.split(": ")[2]).name for line in err.splitlines()] == ["missing.png", "$^1^$.png", "$^4^$.png"]
     assert (tmp_path / "$seen$.png").exists()
 
 
