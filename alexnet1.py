@@ -2,6 +2,7 @@
 
 Parent:   none; the six other experiments descend from this one.
 Change:   none. Weights are truncated normal with stddev 1, biases are 0.1.
+Protocol: plain SGD on the summed loss, 50 epochs, batches of 200 (common/training.py).
 Article:  loss nan, accuracy 0.085 from the first epoch on.
 Ours:     the same in 5 of 5 seeds; the logits explode on the first batch (results/alexnet1.csv).
 Diff:     diff alexnet1.py alexnet2.py
@@ -118,7 +119,7 @@ def naive_loss(logits, labels):
 
 
 def fused_loss(logits, labels):
-    """The article's method 2, the same sum where method 1 is finite, and finite beyond."""
+    """The article's method 2, but a sum, not a mean: equals method 1 where that is finite, and stays finite beyond."""
     return tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=logits))
 
 

@@ -2,9 +2,10 @@
 
 Parent:   alexnet6.py
 Change:   the initial values of alexnet1.py.
+Protocol: plain SGD on the summed loss, 50 epochs, batches of 200 (common/training.py).
 Article:  "does not converge", no figures.
-Ours:     loss nan, accuracy 0.085 from the first epoch on in 5 of 5 seeds (results/alexnet7.csv). It is log(0), no
-          explosion: with --loss fused it learns (results/short/alexnet7-fused-train20000-epochs1.csv).
+Ours:     loss nan, accuracy 0.085 from epoch 1 on in 5 of 5 seeds (results/alexnet7.csv). It is log(0), no explosion:
+          with --loss fused it learns (results/short/alexnet7-fused-train20000-epochs1.csv).
 Diff:     diff alexnet6.py alexnet7.py
 """
 
@@ -146,7 +147,7 @@ def naive_loss(logits, labels):
 
 
 def fused_loss(logits, labels):
-    """The article's method 2, the same sum where method 1 is finite, and finite beyond."""
+    """The article's method 2, but a sum, not a mean: equals method 1 where that is finite, and stays finite beyond."""
     return tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=logits))
 
 

@@ -68,7 +68,7 @@ def parse(script, description, arguments=None):
     add("--train-size", type=whole(2, 10**9), metavar="N", help="train on the first N images (all)")
     add("--test-size", type=whole(2, 10**9), default=1000, metavar="N", help="evaluate on the first N (1000)")
     add("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="of values, shuffle and dropout (0)")
-    add("--loss", choices=("naive", "fused"), default="naive", help="the article's method 1 or 2 (naive)")
+    add("--loss", choices=("naive", "fused"), default="naive", help="the article's method 1, or 2 summed (naive)")
     add("--data-dir", type=Path, metavar="DIR", help="another MNIST-shaped IDX set (the shipped MNIST)")
     add("--results-dir", type=Path, default=RESULTS, metavar="DIR", help="where CSV and JSON go (results)")
     add("--resize", choices=("tensorflow", "opencv"), default="tensorflow", help="28 to 227 on the device or by cv2")

@@ -1,36 +1,188 @@
 """The README and the scripts' docstrings say what the files say, and a diff of two scripts shows an experiment."""
 
 import ast
+from collections import Counter
+import csv
 import difflib
+import json
+import math
 import os
 import re
 import subprocess
 from types import SimpleNamespace
 
+from common.results import Iteration, read_csv
 import conftest
 from conftest import ROOT
+from evidence import gap_line, plateau_line
 import pytest
 
 import plot_results
 
-README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS = {
+    name: (ROOT / name).read_text("utf-8")
+    for name in ("README.md", "README.zh-CN.md", "results/README.md", "tests/README.md", "common/README.md")
+}
+README, CHINESE, EVIDENCE, TESTS, COMMON = DOCUMENTS.values()
+
+
+def table_rows(text, header):
+    """{first cell: other cells} of the Markdown table whose header begins like this."""
+    lines = text[text.index(header) :].partition("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {first: rest for first, *rest in cells}
+
+
+def curve(name):
+    return read_csv(ROOT / "results" / f"{name}.csv")
+
+
+def trace(name):
+    return read_csv(ROOT / "results" / "trace" / f"{name}.csv", Iteration)
+
+
+def record(name):
+    return json.loads((ROOT / "results" / f"{name}.json").read_text("utf-8"))
+
+
+def article(number):
+    """{epoch: (loss, accuracy)} of the article."""
+    with open(ROOT / "results" / "article.csv", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["experiment"] == str(number)]
+    return {int(row["epoch"]): (float(row["loss"]), float(row["accuracy"])) for row in rows}
+
+
+SEEDS = ("", "-seed1", "-seed2", "-seed3", "-seed4")
+OURS = ("alexnet1", "alexnet2", "alexnet3", "alexnet4-mixed", "alexnet5-mixed", "alexnet6-mixed", "alexnet7")
+BEST = ["", *(max(row.accuracy for row in curve(name)) for name in OURS)]
 
 
 def test_the_table_is_what_plot_results_prints(capsys):
-    changed = subprocess.run(["git", "status", "--porcelain", "results"], cwd=ROOT, capture_output=True, text=True)
+    changed = subprocess.run(
+        ["git", "status", "--porcelain", "results/*.csv"], cwd=ROOT, capture_output=True, text=True
+    )
     if changed.stdout:
-        pytest.skip("results/ has other runs than those that README tells of")
-    (table,) = re.findall(r"^\| experiment .*?(?=\n\n)", README, re.S | re.M)
+        pytest.skip("results/ has other runs than those that its README describes")
+    (table,) = re.findall(r"^\| experiment .*?(?=\n\n)", EVIDENCE, re.S | re.M)
     plot_results.main(["--markdown"])
     assert capsys.readouterr().out.startswith(table + "\n\n")
 
 
+@pytest.mark.parametrize("number", range(1, 8))
+def test_the_short_table_is_that_of_the_curves(number):
+    ours, theirs = curve(OURS[number - 1]), article(number)
+    learned = [
+        next((row[0] for row in rows if row[1] < 0.95 * 1000 * math.log(10)), "never")
+        for rows in ([(epoch, loss) for epoch, (loss, _) in theirs.items()], [(row.epoch, row.loss) for row in ours])
+    ]
+    nans = [
+        next((epoch for epoch, (loss, _) in theirs.items() if math.isnan(loss)), "–"),
+        record(OURS[number - 1])["nan_loss_epoch"] or "–",
+    ]
+    accuracies = [
+        (f"{theirs[epoch][1]:.3f}" if epoch in theirs else "–") + f" / {ours[epoch - 1].accuracy:.3f}"
+        for epoch in (1, 50)
+    ]
+    cells = table_rows(README, "| | parent | change")[str(number)]
+    assert cells[2:] == ["{} / {}".format(*learned), "{} / {}".format(*nans), *accuracies]
+
+
+def epochs_of_plateau(number):
+    return plateau_line(OURS[number - 1])[2]
+
+
+def slope(number):
+    """How much the widest gap grows in an epoch from 31 on, with its error: "1.16 ± 0.11"."""
+    return gap_line(OURS[number - 1])[1]
+
+
+def findings():
+    """{experiment: the figures that its finding must name}, computed from the committed files."""
+    hundred = {
+        number: [curve(f"short/alexnet{number}-train20000-epochs1{seed}")[-1].accuracy for seed in ("", "-seed1")]
+        for number in (4, 6)
+    }
+    causes = [record(f"alexnet1{loss}{seed}")["nan_cause"] for loss in ("", "-fused") for seed in SEEDS]
+    assert [(cause["cause"], cause["iteration"]) for cause in causes] == [("explosion", 1)] * 5 + [("explosion", 2)] * 5
+    assert record("alexnet2")["nan_cause"]["cause"] == "log(0)"
+    assert not any(record(name)["nan_loss_epoch"] for name in OURS[2:6])
+    fused, fourth = curve("alexnet7-fused-mixed"), curve("alexnet4-mixed")
+    return {
+        1: ["5 of 5"],
+        2: [f"{BEST[2]:.3f}", record("alexnet2")["nan_loss_epoch"], 47],
+        3: [31, slope(3).partition(" ")[0], slope(2).partition(" ")[0]],
+        4: [f"{fourth[0].accuracy:.3f}", f"{fourth[49].accuracy:.3f}"],
+        5: [epochs_of_plateau(5), epochs_of_plateau(2), 21, 12],
+        6: [f"{accuracy:.3f}" for number in (6, 4) for accuracy in sorted(hundred[number])],
+        7: ["3 of 3", f"{fused[-1].accuracy:.3f}", len(fused)],
+    }
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_finding_has_the_figures_of_the_files(number):
+    text = table_rows(README, "| | the article concludes")[str(number)][2]
+    assert [figure for figure in findings()[number] if not re.search(rf"(?<![\d.]){figure}(?!\d)", text)] == []
+    assert len(text.split()) <= 20
+
+
+def test_the_evidence_has_the_figures_of_the_files():
+    second, fifth, fused = curve("alexnet2"), curve("alexnet5-mixed"), curve("alexnet7-fused-mixed")
+    nan, fallen = record("alexnet2")["nan_cause"], [plateau_line(OURS[number - 1])[1] for number in (2, 5)]
+    first = [record(f"alexnet1{seed}")["nan_cause"]["logit_gap"] / 1e12 for seed in SEEDS]
+    seventh = [record(f"alexnet7{seed}")["nan_cause"]["logit_gap"] for seed in SEEDS]
+    short = [curve(f"short/alexnet7-fused-train20000-epochs1{seed}")[-1].accuracy for seed in SEEDS[:3]]
+    *_, before, last = trace("alexnet2")
+    sentences = [
+        f"{min(first):.0f} to {max(first):.0f} · 10¹² apart",
+        f"{', '.join(f'{row.accuracy:.3f}' for row in second[11:14])} in epochs 12 to 14",
+        f"by {second[13].logit_gap:.0f} in epoch 14, {second[29].logit_gap:.0f} in epoch 30, "
+        f"{second[44].logit_gap:.0f} in epoch 45",
+        f"in epoch {nan['epoch']}, iteration {nan['iteration']} (the article: 47)",
+        f"At {nan['logit_gap']:.1f} the loss is NaN. Of that batch {100 * last.train_accuracy:.0f} % are classified",
+        f"before has a loss of {before.train_loss:.2f}",
+        f"grows by {slope(3)} an epoch instead of {slope(2)}",
+        f"at most {max(row.logit_gap for row in curve('alexnet4-mixed')):.0f} (n = 1, float16)",
+        f"{fallen[1]:,} with, {fallen[1] / fallen[0]:.1f} times as many",
+        f"grows by {slope(5)} an epoch, as in experiment 2",
+        f"({fifth[49].accuracy:.3f} after epoch 50, {BEST[5]:.3f} at best, where 2 reached {BEST[2]:.3f})",
+        f"pulls the logits {min(seventh):.0f} to {max(seventh):.0f} apart",
+        f"{min(short):.2f} to {max(short):.2f} after 100 iterations (3 of 3 seeds), "
+        f"{fused[9].accuracy:.3f} after 10 epochs",
+        f"up to {max(row.logit_gap for row in fused):.0f} apart",
+    ]
+    assert [sentence for sentence in sentences if sentence not in " ".join(EVIDENCE.split())] == []
+    assert fused[8].loss > 1000 * math.log(10) > fused[9].loss  # "only in epoch 10"
+
+
+def test_the_chinese_page_has_the_figures_of_the_english_one():
+    for english, chinese in ("| | the article", "| | 原文"), ("| | parent", "| | 基于"):
+        pairs = zip(table_rows(README, english).items(), table_rows(CHINESE, chinese).items(), strict=True)
+        for (number, ours), (other, theirs) in pairs:
+            figures = [re.findall(r"\d[\d.]*|–", " ".join(cells)) for cells in (ours[-5:], theirs[-5:])]
+            assert number == other and Counter(figures[0]) <= Counter(figures[1]), (number, *figures)
+
+
 def test_every_file_that_is_named_is_there():
-    named = set(re.findall(r"(?:results|common|tests)/[\w./-]+\.\w+|alexnet[1-7]\.py", README))
+    missing = []
+    for name, text in DOCUMENTS.items():
+        folder = (ROOT / name).parent
+        links = set(re.findall(r"\]\(([^)#]+)", text))
+        named = set(re.findall(r"`((?:\.\./)?(?:results|common|tests)/[\w./-]+\.\w+|alexnet[1-7]\.py)", text))
+        links = {link for link in links if "://" not in link}
+        missing += [(name, link) for link in links if not (folder / link).exists()]
+        missing += [
+            (name, path)
+            for path in named
+            if "NAME" not in path and not any((base / path).exists() for base in (ROOT, folder))
+        ]
     for number in range(1, 8):
-        named |= set(re.findall(r"results/[\w./-]+\.\w+", (ROOT / f"alexnet{number}.py").read_text("utf-8")))
-    missing = [name for name in sorted(named) if "NAME" not in name and not (ROOT / name).exists()]
-    assert len(named) > 10 and missing == []
+        named = set(re.findall(r"results/[\w./-]+\.\w+", (ROOT / f"alexnet{number}.py").read_text("utf-8")))
+        missing += [(number, path) for path in named if not (ROOT / path).exists()]
+    assert missing == []
+
+
+def test_the_pages_are_short():
+    assert len(README.splitlines()) <= 180 and len(CHINESE.splitlines()) <= 90
 
 
 def code(number):
@@ -53,7 +205,7 @@ def test_the_docstring_says_what_it_must(number):
     docstring = ast.get_docstring(ast.parse((ROOT / f"alexnet{number}.py").read_text("utf-8")))
     parent = {1: None, 2: 1, 3: 2, 4: 1, 5: 2, 6: 2, 7: 6}[number]
     fields = re.findall(r"^(\w+): +\S", docstring, re.M)
-    assert fields == ["Parent", "Change", "Article", "Ours", "Diff"]
+    assert fields == ["Parent", "Change", "Protocol", "Article", "Ours", "Diff"]
     if parent:
         assert f"Parent:   alexnet{parent}.py\n" in docstring
         assert docstring.endswith(f"Diff:     diff alexnet{parent}.py alexnet{number}.py")
@@ -61,7 +213,7 @@ def test_the_docstring_says_what_it_must(number):
 
 def test_speeds_are_those_of_the_benchmark():
     text = (ROOT / "results" / "benchmark.txt").read_text("utf-8").split("\n$ ")[0]  # the first command's output
-    rows = re.findall(r"^\| `(alexnet\d)\.py` \| (\w+) \| ([\d.]+) \| (\d+) min \| (\d+) h \|", README, re.M)
+    rows = re.findall(r"^\| `(alexnet\d)\.py` \| (\w+) \| ([\d.]+) \| (\d+) min \| (\d+) h \|", TESTS, re.M)
     assert len(rows) == 6
     for script, precision, rate, minutes, hours in rows:
         (block,) = re.findall(rf"^{script}, batch 200\n.*?\n\n", text, re.M | re.S)

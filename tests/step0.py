@@ -1,0 +1,165 @@
+"""How strong the signal is at the initial values, and how long the plateau lasts that follows: one number at step 0.
+
+python -m tests.step0             prints the table of results/step0.txt and draws results/step0.png
+python -m tests.step0 --measure   first measures results/step0.csv anew, ten minutes on 2 cores
+
+Per network and seed: the standard deviation over images of pool5 (mean of its units) and the norm of conv1's gradient
+of the summed loss, for the first 64 test images with dropout on, in float32 on the CPU.
+"""
+
+import csv
+import importlib
+import math
+from pathlib import Path
+import sys
+from typing import NamedTuple
+
+from common import data
+from common.input import resize_tensorflow
+from common.results import Iteration, read_csv
+from common.session import tf
+from common.training import dropout_seeds
+import matplotlib
+
+matplotlib.use("Agg")
+from common.plots.pictures import STYLE, base_style  # noqa: E402
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import tabulate  # noqa: E402
+
+from tests.evidence import first_below  # noqa: E402
+
+RESULTS = Path(__file__).parent.parent / "results"
+IMAGES, SEEDS = 64, range(5)
+ROOT_TWO = math.sqrt(2)
+
+
+class Network(NamedTuple):
+    """A script whose weights start larger by these factors, {layer or "all": factor}, and what became of it.
+
+    runs      traces below results/, each of a run of its own
+    expected  iterations of plateau written down before such a run, (least, most)
+    """
+
+    label: str
+    script: str
+    factors: dict
+    runs: tuple
+    expected: tuple | None = None
+
+
+NETWORKS = (
+    Network("5", "alexnet5", {}, ("trace/alexnet5-mixed.csv",)),
+    Network("2", "alexnet2", {}, ("trace/alexnet2.csv", "trace/alexnet2-mixed.csv")),
+    Network("5, conv4 and conv5 x 1.41", "alexnet5", {"conv4": ROOT_TWO, "conv5": ROOT_TWO}, (), (3000, 3600)),
+    Network("2, stddev 0.012", "alexnet2", {"all": 1.2}, (), (950, 1200)),
+    Network("2, stddev 0.014", "alexnet2", {"all": 1.4}, (), (320, 490)),
+    Network("2, stddev 0.017", "alexnet2", {"all": 1.7}, ("changed/trace/alexnet2-stddev0017.csv",), (75, 150)),
+    Network("4", "alexnet4", {}, ("trace/alexnet4-mixed.csv",)),
+    Network("2, stddev 0.02", "alexnet2", {"all": 2}, ("changed/trace/alexnet2-stddev002.csv",)),
+    Network("2, stddev 0.03", "alexnet2", {"all": 3}, ("changed/trace/alexnet2-stddev003.csv",)),
+    Network("6", "alexnet6", {}, ("trace/alexnet6-mixed.csv",)),
+)
+
+
+def scale(network, factors):
+    """Multiply a network's weights by the factors of their layers, as if drawn with that larger stddev."""
+    for variable in network.trainable_variables:
+        layer, _, kind = variable.name.partition(":")[0].partition("/")
+        if kind == "weights":
+            factor = factors.get(layer.partition("_")[0], factors.get("all", 1))
+            variable.assign(variable * factor)
+
+
+def signal(script, factors, seed, images, labels):
+    """(std over images at pool5, norm of conv1's gradient) of a script's network at its initial values.
+
+    images are float32 [batch, 227, 227, 1], labels uint8 [batch].
+    """
+    module = importlib.import_module(script)
+    tf.random.set_seed(seed)
+    network = module.AlexNet()
+    scale(network, factors)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            layers = network(images, dropout_seeds(seed, 0, 0), training=True)
+            loss = module.naive_loss(layers["output"], tf.one_hot(labels, 10))
+        gradient = tape.gradient(loss, network.weights["conv1"])
+        return tf.reduce_mean(tf.math.reduce_std(layers["pool5"], axis=0)), tf.norm(gradient)
+
+    return tuple(float(value) for value in step())
+
+
+def plateaus(network):
+    """Of each of the network's runs, the iteration that ends its plateau; None while the run is on it."""
+    return [first_below([row.train_loss for row in read_csv(RESULTS / run, Iteration)], 0.95) for run in network.runs]
+
+
+def exponent(gradients, iterations):
+    """(slope, its standard error) of log iterations against log gradient, by least squares."""
+    (slope, _), covariance = np.polyfit(np.log(gradients), np.log(iterations), 1, cov=True)
+    return slope, math.sqrt(covariance[0, 0])
+
+
+def draw(points, path):
+    """points is a list of (Network, gradient, iterations of plateau); measured ones filled, expected ones as bars."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        for network, gradient, ends in points:
+            style = base_style(int(network.script[-1]))
+            for end in filter(None, ends):
+                axes.plot(gradient, end, linestyle="", **style)
+            if network.expected:
+                axes.plot([gradient] * 2, network.expected, color=style["color"], linewidth=5, alpha=0.3)
+            known = [*filter(None, ends)] or network.expected
+            axes.annotate(
+                network.label, (gradient, max(known)), (6, 4), textcoords="offset points", color="#666666", fontsize=9
+            )
+        axes.set(xscale="log", yscale="log", xlabel="norm of conv1's gradient at the initial values")
+        axes.set(ylabel="iterations of plateau", title="The weaker the first gradient, the longer the plateau")
+        axes.plot([], [], "o", color="#666666", label="measured")
+        axes.plot([], [], color="#666666", linewidth=5, alpha=0.3, label="expected before the run")
+        axes.margins(x=0.12)
+        axes.legend()
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def measure():
+    """Write results/step0.csv."""
+    dataset = data.load()
+    images, labels = resize_tensorflow(dataset.test_images[:IMAGES]), dataset.test_labels[:IMAGES]
+    with open(RESULTS / "step0.csv", "w", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["experiment", "seed", "pool5_std", "conv1_gradient"])
+        for network in NETWORKS:
+            for seed in SEEDS:
+                values = signal(network.script, network.factors, seed, images, labels)
+                writer.writerow([network.label, seed, *(f"{value:.4g}" for value in values)])
+
+
+def main():
+    if "--measure" in sys.argv:
+        measure()
+    with open(RESULTS / "step0.csv", encoding="utf-8") as file:
+        measured = list(csv.DictReader(file))
+    rows, points = [], []
+    for network in NETWORKS:
+        seeds = [row for row in measured if row["experiment"] == network.label]
+        pool5, gradient = (np.mean([float(row[key]) for row in seeds]) for key in ("pool5_std", "conv1_gradient"))
+        points.append((network, gradient, plateaus(network)))
+        ends = ", ".join(f"{end:,}" if end else "not yet" for end in points[-1][2])
+        expected = "{:,} to {:,}".format(*network.expected) if network.expected else ""
+        rows.append([network.label, f"{pool5:.2g}", f"{gradient:.2g}", ends, expected])
+    headers = ["experiment", "std at pool5", "conv1's gradient", "plateau ends, iteration", "expected"]
+    print(tabulate.tabulate(rows, headers, tablefmt="simple", disable_numparse=True))
+    known = [(gradient, end) for network, gradient, ends in points if network.label != "6" for end in ends if end]
+    print("Without 6, which has batch norm: iterations of plateau ~ gradient ^ ", end="")
+    print("{:.2f} ± {:.2f}, n = {} runs".format(*exponent(*zip(*known)), len(known)))
+    draw(points, RESULTS / "step0.png")
+
+
+if __name__ == "__main__":
+    main()
