@@ -44,6 +44,7 @@ class OpenCVInput:
         self.images, self.labels = images, labels
 
     def batches(self, order):
+        @tf.autograph.experimental.do_not_convert
         def read(indices):
             pixels = tf.numpy_function(lambda chosen: resize_opencv(self.images[chosen]), [indices], tf.float32)
             return tf.ensure_shape(pixels, [order.shape[1], SIZE, SIZE, 1]), tf.gather(self.labels, indices)

@@ -10,14 +10,14 @@ def window(values, radius):
     return sum(padded[..., first : first + channels] for first in range(2 * radius + 1))
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def forward(inputs, depth_radius, bias, alpha):
     """Outputs for beta 0.75, and sums ** -0.25: products of it make the gradient, with no root or logarithm in it."""
     root = tf.sqrt(tf.math.rsqrt(bias + alpha * window(tf.square(inputs), depth_radius)))
     return inputs * (root * root * root), root
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def backward(inputs, upstream, root, depth_radius, alpha):
     """The gradient, written out: TensorFlow's of forward takes several times as long."""
     square = root * root

@@ -221,7 +221,7 @@ class Predictor:
         scale, beta = self.network.scales[name], self.network.betas[name]
         return tf.nn.batch_normalization(inputs, *self.moments[name], beta, scale, self.epsilon)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 28, 28], tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec([None, 28, 28], tf.uint8)], autograph=False)
     def __call__(self, digits):
         """Probabilities [n, 10] of digits uint8 [n, 28, 28]: the mean over MASKS dropout masks."""
         pixels = resize_tensorflow(digits)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 
 from common.cli import UserError, user_errors
@@ -74,8 +75,17 @@ def need_avx():
         raise UserError("this processor, or virtual machine, has no AVX, which TensorFlow needs; use another")
 
 
+def name_temporary_folder():
+    """Name one where none can be written to (docker --read-only): TensorFlow asks for one when it is imported."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = os.curdir
+
+
 with user_errors():
     need_avx()
+name_temporary_folder()
 with quiet_stderr() as drop, quitting_on_interrupt(drop):
     import tensorflow as tf
 
@@ -165,7 +175,7 @@ def need_precision(wanted):
     Without oneDNN the graph rewrite of --precision mixed has no effect, and TensorFlow says nothing.
     """
     nearly_one = tf.fill([8, 8], 1 + 2.0**-12)  # in bfloat16 it is 1; an argument, as constants are folded in float32
-    rounds = bool(np.all(tf.function(lambda factor: factor @ factor)(nearly_one) == 8))
+    rounds = bool(np.all(tf.function(lambda factor: factor @ factor, autograph=False)(nearly_one) == 8))
     if rounds and wanted == "float32":
         raise UserError("--precision float32: TensorFlow rounds to bfloat16 here; unset TF_SET_ONEDNN_FPMATH_MODE")
     if not rounds and wanted == "mixed":
@@ -184,7 +194,9 @@ def first_failure(device, xla):
         "a random operation": lambda: tf.random.stateless_uniform([8], seed=[0, 0]),
     }
     if xla:
-        operations["XLA"] = tf.function(lambda: tf.tanh(operations["a random operation"]()), jit_compile=True)
+        operations["XLA"] = tf.function(
+            lambda: tf.tanh(operations["a random operation"]()), jit_compile=True, autograph=False
+        )
     with quiet_stderr(), tf.device(device):
         for name, operation in operations.items():
             try:

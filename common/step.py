@@ -97,4 +97,5 @@ def compile_steps(network, loss_function, train_input, test_input, xla):
     def evaluate(element, dropout_seeds):
         return forward(element, dropout_seeds, test_input, training=False)[1]
 
-    return tf.function(train, jit_compile=xla), tf.function(evaluate, jit_compile=xla)
+    # AutoGraph would write a file to the temporary folder, which may be missing.
+    return [tf.function(each, jit_compile=xla, autograph=False) for each in (train, evaluate)]

@@ -365,3 +365,8 @@ def test_a_gpu_that_does_not_work_costs_one_line_before_training(device, broken,
         for part in ("capability 12.0", "was built for CUDA", "--device cpu", "requirements-gpu.txt", "container"):
             assert part in message
     assert capfd.readouterr().err == ""
+
+
+def test_no_temporary_folder_is_needed():
+    code = "import tempfile; tempfile._candidate_tempdir_list = list; import common.session"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
