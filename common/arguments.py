@@ -95,15 +95,15 @@ def command(script, args, left_out):
     return shlex.join(words)
 
 
-def run_name(experiment, args, digest):
+def run_name(experiment, args, dataset):
     """The run's file name: the experiment and whatever differs from the article's protocol.
 
-    digest is that of another data set than the shipped MNIST, else None.
+    dataset is the whole set that --data-dir names.
     """
     differs = {
         args.loss: args.loss != "naive",
-        f"data{digest}": digest is not None,
-        f"train{args.train_size}": args.train_size is not None,
+        f"data{dataset.digest}": dataset.digest is not None,
+        f"train{args.train_size}": args.train_size not in (None, len(dataset.train_labels)),
         f"test{args.test_size}": args.test_size != 1000,
         f"batch{args.batch_size}": args.batch_size != 200,
         f"epochs{args.epochs}": args.epochs != 50,

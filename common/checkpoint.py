@@ -1,28 +1,20 @@
-"""What a run needs to resume: its state in one file, the code that it belongs to, and the lock on its files.
+"""What a run needs to resume: its state in one file, and the lock on its files.
 
 The state file is NAME.npz: each of the network's variables under its own name (conv1/weights, ...), and one entry more,
 "run", with everything else as JSON. numpy.load reads it. While a run lasts the file is its checkpoint; when the run is
 complete it is kept as its weights.
 """
 
-import ast
 import contextlib
 import fcntl
-import hashlib
 import io
 import json
-from pathlib import Path
 import shutil
-import tokenize
 import zipfile
 
 from common.cli import UserError, say
 from common.results import UNSUPPORTED, replacing
-from common.session import tf
 import numpy as np
-
-# The modules beside this one that decide what a run computes. What else it imports from there only handles it.
-COMPUTING = ("data", "input", "lrn", "session", "step", "training")
 
 
 @contextlib.contextmanager
@@ -41,29 +33,7 @@ def lock(path, name):
         yield
 
 
-def bare(text):
-    """The lines of Python code that are left without docstrings, comments and blank lines."""
-    lines = text.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            for row in range(node.body[0].lineno, node.body[0].end_lineno + 1):
-                lines[row - 1] = ""
-    return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-def what_computes(script):
-    """{file or library: digest or version} of everything that decides what a run of script computes."""
-    files = {script.name: script, **{f"common/{name}.py": Path(__file__).with_name(f"{name}.py") for name in COMPUTING}}
-    codes = {name: bare(path.read_text("utf-8")).encode() for name, path in files.items()}
-    digests = {name: hashlib.sha256(code).hexdigest()[:12] for name, code in codes.items()}
-    return {**digests, "TensorFlow": tf.__version__, "NumPy": np.__version__}
-
-
-def named(network):
+def variables_by_name(network):
     """{name: variable} of all the network's variables; UserError if two have the same name."""
     variables = {variable.name.partition(":")[0]: variable for variable in network.variables}
     if len(variables) < len(network.variables):
@@ -76,7 +46,7 @@ def save(path, network, run):
 
     Raises OSError, naming path, and leaves the file that was there.
     """
-    arrays = {name: variable.numpy() for name, variable in named(network).items()}
+    arrays = {name: variable.numpy() for name, variable in variables_by_name(network).items()}
     with replacing(path) as file:
         np.savez(file, run=np.array(json.dumps(run)), **arrays)
 
@@ -110,7 +80,7 @@ def load(path):
 
 def restore(network, arrays, path):
     """Give the network the variables that load read from path; UserError unless they are those of this network."""
-    variables = named(network)
+    variables = variables_by_name(network)
     shapes = [{name: tuple(each.shape) for name, each in both.items()} for both in (variables, arrays)]
     if shapes[0] != shapes[1]:
         raise UserError(f"{path}: the variables of another network; name or restore the right file")
@@ -118,7 +88,7 @@ def restore(network, arrays, path):
         variable.assign(arrays[name])
 
 
-def need_room(path, network):
+def require_disk_space(path, network):
     """UserError unless the disk has room for the state file at path and for the one that is to replace it."""
     size = sum(variable.dtype.size * variable.shape.num_elements() for variable in network.variables)
     need, free = size * (1 if path.exists() else 2), shutil.disk_usage(path.parent).free

@@ -99,25 +99,23 @@ def load(directory=None):
     return Dataset(*arrays, digest=hashlib.sha256("".join(digests).encode()).hexdigest()[:8])
 
 
-def select(dataset, args):
-    """The dataset cut to --train-size and --test-size; UserError if they, or the batch, do not fit it."""
+def select(dataset, train_size, test_size, batch_size):
+    """The dataset cut to its first images, all if a size is None; UserError if the sizes do not fit it or the batch."""
     for flag, size, most in (
-        ("--train-size", args.train_size, len(dataset.train_labels)),
-        ("--test-size", args.test_size, len(dataset.test_labels)),
+        ("--train-size", train_size, len(dataset.train_labels)),
+        ("--test-size", test_size, len(dataset.test_labels)),
     ):
         if size is not None and size > most:
             raise UserError(f"{flag} {size}: the data set has {most} images; lower it")
-    if args.train_size == len(dataset.train_labels):
-        args.train_size = None
     dataset = dataset._replace(
-        train_images=dataset.train_images[: args.train_size],
-        train_labels=dataset.train_labels[: args.train_size],
-        test_images=dataset.test_images[: args.test_size],
-        test_labels=dataset.test_labels[: args.test_size],
+        train_images=dataset.train_images[:train_size],
+        train_labels=dataset.train_labels[:train_size],
+        test_images=dataset.test_images[:test_size],
+        test_labels=dataset.test_labels[:test_size],
     )
-    if len(dataset.train_labels) < args.batch_size:
+    if len(dataset.train_labels) < batch_size:
         raise UserError(
-            f"--batch-size {args.batch_size}: there are {len(dataset.train_labels)} training images; "
+            f"--batch-size {batch_size}: there are {len(dataset.train_labels)} training images; "
             "lower it or raise --train-size"
         )
     return dataset

@@ -1,10 +1,21 @@
-"""From 28x28 bytes to 227x227 float32 in [0, 1], bilinear: on the device by TensorFlow, or on the host by OpenCV."""
+"""The order of the images, and their resize from 28x28 bytes to 227x227 float32 in [0, 1], bilinear."""
 
-from common.session import tf
+from common.tensorflow import tf
 import cv2
 import numpy as np
 
 SIZE = 227
+
+
+def shuffled(seed, epoch, size, batch_size):
+    """The order of an epoch counted from 0: int32 [size // batch_size, batch_size], a function of its arguments."""
+    order = np.random.default_rng([seed, epoch]).permutation(size).astype(np.int32)
+    return order[: size // batch_size * batch_size].reshape(-1, batch_size)
+
+
+def in_order(size, batch_size):
+    """The order of an evaluation: as few batches of at most batch_size as there can be, int32, of nearly equal size."""
+    return np.array_split(np.arange(size, dtype=np.int32), -(-size // batch_size))
 
 
 def resize_tensorflow(images):

@@ -1,6 +1,7 @@
 """Local response normalization for mixed precision on a CPU, compiled by XLA: several times TensorFlow's own speed."""
 
-from common.session import BFLOAT16, tf
+from common.step import BFLOAT16
+from common.tensorflow import tf
 
 
 def window(values, radius):

@@ -24,8 +24,9 @@ from common.cli import Parser, UserError, say, user_errors
 from common.ink import SEVERAL, find_ink, shrink
 from common.input import resize_tensorflow
 from common.results import read_record
-from common.session import open_session, tf
-from common.training import dropout_seeds
+from common.session import open_session
+from common.step import dropout_seeds
+from common.tensorflow import tf
 import cv2
 from matplotlib.figure import Figure
 import numpy as np
@@ -323,7 +324,7 @@ def main():
     batches = prepare(paths, complain)
     first = next(batches, None)  # no network is built for images that hold no digit
     if first:
-        device, _ = open_session(arguments.parse("predict", None, ["--device", args.device]))
+        device, _ = open_session(args.device)
         with tf.device(device):
             mnist = data.load()
             predict = Predictor(load_network(args.run), mnist.test_images[:COMPANIONS])

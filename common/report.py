@@ -8,7 +8,7 @@ import textwrap
 import time
 
 from common.cli import say
-from common.session import gpu_missing, nvidia_present
+from common.machine import gpu_missing, nvidia_present
 from tqdm import tqdm
 
 FIRST_LINE, NEXT_LINE = 60, 600  # seconds until a run that has no bar says how fast it is

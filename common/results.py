@@ -21,6 +21,9 @@ from common.cli import UserError
 UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
+EXPLOSION = 1e4  # a convention: the logit gap from which a NaN loss is called an explosion
+
+
 class Row(NamedTuple):
     """One epoch of a curve; the fields with a default are None where the epoch was filled in, not trained.
 

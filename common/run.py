@@ -12,12 +12,14 @@ import sys
 import tempfile
 
 from common import arguments, data
-from common.checkpoint import load, lock, need_room, restore, save, what_computes
+from common.checkpoint import load, lock, require_disk_space, restore, save
 from common.cli import UserError, on_signals, say, user_errors
 from common.commit import git_commit
+from common.fingerprint import code_fingerprint
 from common.report import banner
 from common.results import complete, read_record, write_csv, write_record
-from common.session import open_session, tf
+from common.session import open_session
+from common.tensorflow import tf
 from common.training import State, Training
 
 # What may change where a run resumes: facts of the session that a stretch of it is recorded with.
@@ -212,12 +214,22 @@ def run(AlexNet, losses, learning_rate, evaluation_batch=200):
     script = Path(inspect.getfile(AlexNet))
     with user_errors():
         args = arguments.parse(script.name, inspect.getmodule(AlexNet).__doc__)
-        dataset = data.select(data.load(args.data_dir), args)
-        name = arguments.run_name(script.stem, args, dataset.digest)
+        dataset = data.load(args.data_dir)
+        name = arguments.run_name(script.stem, args, dataset)
+        dataset = data.select(dataset, args.train_size, args.test_size, args.batch_size)
         files = Files(args.results_dir, name, args)
         if not args.restart and files.complete():
             return
-        device, facts = open_session(args)
+        device, facts = open_session(
+            args.device,
+            args.precision,
+            args.seed,
+            xla=args.xla,
+            deterministic=args.deterministic,
+            no_tf32=args.no_tf32,
+            gpu_memory_fraction=args.gpu_memory_fraction,
+            log_device_placement=args.log_device_placement,
+        )
         with Stop() as stop, lock(files.lock, name):
             if not args.restart and files.complete():  # by another run, meanwhile
                 return
@@ -237,10 +249,10 @@ def run(AlexNet, losses, learning_rate, evaluation_batch=200):
 def train(network, loss, learning_rate, dataset, files, facts, stop, evaluation_batch=200):
     """Train from the checkpoint, or from the start, to the last epoch or a signal."""
     args, script = files.args, Path(inspect.getfile(type(network)))
-    here, changed, state = what_computes(script), [], State()
+    here, changed, state = code_fingerprint(script), [], State()
     if args.restart:
         files.set_aside()
-    need_room(files.checkpoint, network)
+    require_disk_space(files.checkpoint, network)
     found = files.load()
     if found:
         path, arrays, kept = found

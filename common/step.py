@@ -1,10 +1,43 @@
-"""One training step and one evaluation, compiled, and what both of them measure."""
+"""One training step and one evaluation, compiled; their precision, their dropout, and what both of them measure."""
 
+import os
 from typing import NamedTuple
 
-from common.session import tf
+from common.tensorflow import tf
+import numpy as np
 
 LAYERS = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5", "fc1", "fc2", "output")
+
+# The graph rewrite of --precision mixed on a CPU.
+BFLOAT16 = "auto_mixed_precision_onednn_bfloat16"
+# What must stay float32 under --precision mixed: the loss (its bfloat16 grid near 2300 is 16) and the moments.
+KEEP_FLOAT32 = "Softmax,Log,Sum,Mean,SquaredDifference"
+# Both: the second alone silently leaves the whole graph in float32.
+REWRITE_LISTS = {
+    f"TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_{name}": KEEP_FLOAT32 for name in ("INFERLIST_REMOVE", "DENYLIST_ADD")
+}
+
+
+def set_precision(precision, on_gpu):
+    """Have the products of compiled steps computed in float32, or for "mixed" in 16 bits where that is faster.
+
+    That is float16 on a GPU, and bfloat16 on a CPU.
+    """
+    mixed = precision == "mixed"
+    os.environ.update(REWRITE_LISTS if mixed else {})
+    # False as well: an earlier run in this process may have set it, and common.lrn reads it.
+    rewrites = {"auto_mixed_precision": mixed and on_gpu, BFLOAT16: mixed and not on_gpu}
+    tf.config.optimizer.set_experimental_options(rewrites)
+
+
+def dropout_seeds(seed, epoch, iteration):
+    """int64 [2, 2]: the seeds of the two dropouts of an iteration, a function of its arguments.
+
+    A tensor on the CPU, where dropout reads it: from a GPU it would wait for the step before.
+    """
+    words = np.random.SeedSequence([seed, epoch, iteration]).generate_state(4, np.uint64)
+    with tf.device("/CPU:0"):
+        return tf.constant(words.astype(np.int64).reshape(2, 2))
 
 
 class Measured(NamedTuple):
@@ -32,7 +65,7 @@ class Measured(NamedTuple):
     @classmethod
     def of(cls, vector):
         values = vector.numpy().tolist()
-        return cls(*values[:7], tuple(values[7:]))
+        return cls(*values[: -len(LAYERS)], tuple(values[-len(LAYERS) :]))
 
 
 def measure(layers, labels, loss, training):
@@ -92,7 +125,8 @@ def compile_steps(network, loss_function, train_input, test_input, xla):
             tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
         # A sum of squares is NaN only if one of them is: overflow makes it infinite.
         squares = tf.add_n([tf.nn.l2_loss(variable) for variable in variables])
-        return measured + tf.one_hot(2, 7 + len(LAYERS), tf.cast(tf.math.is_nan(squares), tf.float64))
+        nan_weights = tf.one_hot(Measured._fields.index("nan_weights"), measured.shape[0], dtype=tf.float64)
+        return measured + nan_weights * tf.cast(tf.math.is_nan(squares), tf.float64)
 
     def evaluate(element, dropout_seeds):
         return forward(element, dropout_seeds, test_input, training=False)[1]

@@ -151,7 +151,8 @@ def main():
     given = arguments.parse("alexnet1.py", None, args.flags)
     if given.seed or given.loss != "naive" or (given.restart if args.ray else args.gpus or args.cpus):
         parser.error("--seed and --loss are the study's own; --gpus and --cpus are for --ray, --restart is not")
-    digest = data.select(data.load(given.data_dir), given).digest
+    dataset = data.load(given.data_dir)
+    data.select(dataset, given.train_size, given.test_size, given.batch_size)
     folder = given.results_dir.absolute()  # a node works elsewhere
     flags = [*args.flags, "--results-dir", str(folder)]
     flags += ["--data-dir", str(given.data_dir.absolute())] if given.data_dir else []
@@ -159,13 +160,13 @@ def main():
     todo, done, failed, signals = [], 0, {}, []
     for number, loss, seed in planned:
         run = Namespace(**vars(given) | {"loss": loss, "seed": seed, "script": f"alexnet{number}.py"})
-        run.name = arguments.run_name(f"alexnet{number}", run, digest)
+        run.name = arguments.run_name(f"alexnet{number}", run, dataset)
         run.flags = [*flags, "--loss", loss, "--seed", str(seed)]
         run.files = folder / f"trace/{run.name}.csv", folder / f"{run.name}.csv", folder / f"{run.name}.json"
         names = [run.name]
         if args.status:  # a curve in the other precision is not missing
             other = {"float32": "mixed", "mixed": "float32"}[run.precision]
-            names.append(arguments.run_name(f"alexnet{number}", Namespace(**vars(run) | {"precision": other}), digest))
+            names.append(arguments.run_name(f"alexnet{number}", Namespace(**vars(run) | {"precision": other}), dataset))
         found = [name for name in names if not run.restart and is_complete(folder, name, run.epochs)]
         if found:
             say(f"{run.name} is complete" + f" as {found[0]}" * (found[0] != run.name))

@@ -4,30 +4,12 @@ import dataclasses
 import math
 import time
 
-from common.input import OpenCVInput, TensorFlowInput
+from common.input import OpenCVInput, TensorFlowInput, in_order, shuffled
 from common.report import Progress, describe, epoch_line, say
-from common.results import Iteration, Row
-from common.session import tf
-from common.step import LAYERS, Measured, compile_steps
+from common.results import EXPLOSION, Iteration, Row
+from common.step import LAYERS, Measured, compile_steps, dropout_seeds
+from common.tensorflow import tf
 import numpy as np
-
-EXPLOSION = 1e4  # a convention: the logit gap from which a NaN loss is called an explosion
-
-
-def shuffled(seed, epoch, size, batch_size):
-    """The order of an epoch counted from 0: int32 [size // batch_size, batch_size], a function of its arguments."""
-    order = np.random.default_rng([seed, epoch]).permutation(size).astype(np.int32)
-    return order[: size // batch_size * batch_size].reshape(-1, batch_size)
-
-
-def dropout_seeds(seed, epoch, iteration):
-    """int64 [2, 2]: the seeds of the two dropouts of an iteration, a function of its arguments.
-
-    A tensor on the CPU, where dropout reads it: from a GPU it would wait for the step before.
-    """
-    words = np.random.SeedSequence([seed, epoch, iteration]).generate_state(4, np.uint64)
-    with tf.device("/CPU:0"):
-        return tf.constant(words.astype(np.int64).reshape(2, 2))
 
 
 def verdict(measured, index, label, where):
@@ -170,8 +152,7 @@ class Training:
         """Summed loss and accuracy over the test images."""
         size = len(self.dataset.test_labels)
         loss = correct = 0.0
-        parts = np.array_split(np.arange(size, dtype=np.int32), -(-size // self.evaluation_batch))
-        for number, batch in enumerate(parts):
+        for number, batch in enumerate(in_order(size, self.evaluation_batch)):
             (element,) = self.test_input.batches(batch[np.newaxis])
             seeds = dropout_seeds(self.args.seed, self.epoch, self.iterations + number)
             measured = Measured.of(self.evaluate_batch(element, seeds))

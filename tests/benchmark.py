@@ -68,13 +68,14 @@ def flops(experiment):
 def ours(number, precision, batch, device, xla=False):
     """advance(steps) of a script's own network in the repository's own loop."""
     from common import arguments, data
-    from common.session import open_session, tf
+    from common.session import open_session
+    from common.tensorflow import tf
     from common.training import State, Training
 
     flags = ["--device", device, "--precision", precision, "--batch-size", str(batch), *["--xla"] * xla]
     args = arguments.parse(f"alexnet{number}.py", None, flags)
     script = importlib.import_module(f"alexnet{number}")
-    name, _ = open_session(args)
+    name, _ = open_session(device, precision, xla=xla)
     with tf.device(name):
         stop = argparse.Namespace(signal=None)
         training = Training(
@@ -160,7 +161,7 @@ def sample_speed(started, experiment, precision, batch, device, function, option
 
 def sample_limit(started, precision, device):
     """The best matrix-product rate, in flops a second, and on a GPU bytes a second of memory."""
-    from common.session import tf
+    from common.tensorflow import tf
 
     gpu = device == "gpu"
     if not gpu:
@@ -236,8 +237,8 @@ def sample_run(started, experiment, device, precision, train_size, epochs, steps
 
 def sample_machine(started, device):
     """What the samples are taken on, in a few lines."""
+    from common.machine import cpu_name
     from common.run import git_commit
-    from common.session import cpu_name
 
     name = cpu_name()
     if device == "gpu":

@@ -47,7 +47,7 @@ def pytest_cmdline_main(config):
 @pytest.fixture(autouse=True)
 def device(request):
     """The CPU for all but the gpu tests, also on a box with a GPU: some compare bits."""
-    from common.session import tf
+    from common.tensorflow import tf
 
     if not request.node.get_closest_marker("gpu"):
         with tf.device("/CPU:0"):
@@ -67,7 +67,7 @@ def mnist():
 def pixels(mnist):
     """Four real digits, [4, 227, 227, 1]."""
     from common.input import resize_tensorflow
-    from common.session import tf
+    from common.tensorflow import tf
 
     with tf.device("/CPU:0"):
         return resize_tensorflow(mnist.train_images[:4])
@@ -76,7 +76,7 @@ def pixels(mnist):
 @pytest.fixture(scope="session")
 def seeds():
     """A pair of dropout seeds."""
-    from common.session import tf
+    from common.tensorflow import tf
 
     return tf.constant([[1, 2], [3, 4]], tf.int64)
 
@@ -84,7 +84,7 @@ def seeds():
 @pytest.fixture(scope="module", params=range(1, 8), ids=lambda n: f"alexnet{n}")
 def experiment(request):
     """Each of the seven modules in turn, with its number and a network of its own: (number, module, network)."""
-    from common.session import tf
+    from common.tensorflow import tf
 
     module = importlib.import_module(f"alexnet{request.param}")
     tf.random.set_seed(0)

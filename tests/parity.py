@@ -16,9 +16,10 @@ from pathlib import Path
 import types
 from typing import NamedTuple
 
-from common import arguments, data
-from common.session import open_session, tf
+from common import data
+from common.session import open_session
 from common.step import Measured, compile_steps
+from common.tensorflow import tf
 import numpy as np
 
 from tests.reference import BATCH_NORM, DEFAULT_VALUES, Reference, learning_rate, resize
@@ -607,7 +608,7 @@ def mixed_errors(experiment):
 
 
 def print_mixed(experiments=range(1, 8)):
-    open_session(arguments.parse("parity", None, ["--device", "cpu", "--precision", "mixed"]))
+    open_session("cpu", "mixed")
     print(f"Largest relative errors of a step in bfloat16, to be below {MIXED_BOUND}; without those that are NaN")
     row("", ("logits", "gradient", "update 1"))
     for experiment in experiments:

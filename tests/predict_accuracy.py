@@ -27,7 +27,8 @@ from common.predict import (
     load_network,
     read_image,
 )
-from common.session import open_session, tf
+from common.session import open_session
+from common.tensorflow import tf
 import cv2
 import matplotlib
 from matplotlib.figure import Figure
@@ -123,7 +124,7 @@ def main():
             cv2.imwrite(str(path), image)
             written.append(read_back(path))
     printed_labels = np.tile(np.arange(10), len(FONTS))
-    device, _ = open_session(arguments.parse("predict_accuracy", None, []))
+    device, _ = open_session()
     print(f"Mean of {MASKS} dropout masks; batch norm by the moments of the first {COMPANIONS} test images")
     for run in args.runs:
         with tf.device(device):

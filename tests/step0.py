@@ -17,8 +17,8 @@ from typing import NamedTuple
 from common import data
 from common.input import resize_tensorflow
 from common.results import Iteration, read_csv
-from common.session import tf
-from common.training import dropout_seeds
+from common.step import dropout_seeds
+from common.tensorflow import tf
 import matplotlib
 
 matplotlib.use("Agg")
@@ -114,8 +114,9 @@ def draw(points, path):
             if network.expected:
                 axes.plot([gradient] * 2, network.expected, color=style["color"], linewidth=5, alpha=0.3)
             known = [*filter(None, ends)] or network.expected
+            place = dict(xytext=(6, 4)) if network.factors else dict(xytext=(-6, -10), ha="right")
             axes.annotate(
-                network.label, (gradient, max(known)), (6, 4), textcoords="offset points", color="#666666", fontsize=9
+                network.label, (gradient, max(known)), textcoords="offset points", color="#666666", fontsize=9, **place
             )
         axes.set(xscale="log", yscale="log", xlabel="norm of conv1's gradient at the initial values")
         axes.set(ylabel="iterations of plateau", title="The weaker the first gradient, the longer the plateau")

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 
-from common.session import tf
+from common.tensorflow import tf
 import numpy as np
 import pytest
 

@@ -13,14 +13,15 @@ import subprocess
 import sys
 import time
 
-from common import checkpoint
+from common import checkpoint, fingerprint
 from common import run as loop
 from common.arguments import parse
-from common.checkpoint import bare, lock, named, what_computes
+from common.checkpoint import lock, variables_by_name
 from common.cli import SIGNALS, UserError, user_errors
 from common.data import Dataset
+from common.fingerprint import COMPUTING, code_fingerprint, strip_comments
 from common.results import read_csv, read_record
-from common.session import tf
+from common.tensorflow import tf
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings, strategies
 import numpy as np
@@ -108,8 +109,8 @@ def test_the_state_file_is_read_without_tensorflow_and_becomes_the_weights(tmp_p
 @pytest.mark.parametrize("number", range(1, 8))
 def test_every_variable_has_a_name_of_its_own(number):
     network = importlib.import_module(f"alexnet{number}").AlexNet()
-    assert len(named(network)) == len(network.variables) == {5: 18, 6: 44, 7: 44}.get(number, 16)
-    assert all(re.fullmatch(r"(conv[1-5](_[12])?|fc[12]|output)/[a-z_]+", name) for name in named(network))
+    assert len(variables_by_name(network)) == len(network.variables) == {5: 18, 6: 44, 7: 44}.get(number, 16)
+    assert all(re.fullmatch(r"(conv[1-5](_[12])?|fc[12]|output)/[a-z_]+", name) for name in variables_by_name(network))
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -282,16 +283,16 @@ def test_a_run_that_resumes_where_it_was_is_one_stretch(tmp_path, capsys):
 
 @pytest.fixture
 def copied(tmp_path, monkeypatch):
-    """A copy of the modules that compute, in place of them for what_computes."""
-    folder = shutil.copytree(checkpoint.__file__.rpartition("/")[0], tmp_path / "common", ignore=lambda *_: {"mnist"})
-    monkeypatch.setattr(checkpoint, "__file__", str(folder) + "/checkpoint.py")
+    """A copy of the modules that compute, in place of them for code_fingerprint."""
+    folder = shutil.copytree(fingerprint.__file__.rpartition("/")[0], tmp_path / "common", ignore=lambda *_: {"mnist"})
+    monkeypatch.setattr(fingerprint, "__file__", str(folder) + "/fingerprint.py")
     return folder
 
 
-@pytest.mark.parametrize("name", [*checkpoint.COMPUTING, "NumPy", "TensorFlow"])
+@pytest.mark.parametrize("name", [*COMPUTING, "NumPy", "TensorFlow"])
 def test_a_run_does_not_resume_with_other_code(name, tmp_path, copied, monkeypatch, whole, capsys):
     train(tmp_path, looks=3)
-    if name in checkpoint.COMPUTING:
+    if name in COMPUTING:
         path = copied / f"{name}.py"
         before = path.read_text("utf-8")
         path.write_text(before + "\nnothing = None\n", "utf-8")
@@ -314,20 +315,41 @@ def test_a_run_does_not_resume_with_other_code(name, tmp_path, copied, monkeypat
     assert [stretch["despite"] for stretch in stretches] == [[], [name], *[[name]] * bool(before)]
 
 
+def test_messages_may_change(tmp_path, copied, whole):
+    train(tmp_path, looks=3)
+    for name in "training", "session", "data":
+        path = copied / f"{name}.py"
+        path.write_text(path.read_text("utf-8").replace("UserError(", "UserError('Oh. ' + "), "utf-8")
+    assert train(tmp_path) == 0
+    assert curve(tmp_path) == whole
+
+
 def test_docstrings_comments_and_blank_lines_do_not_compute():
     one = '"""A."""\n\nx = 1  # one\n\n\ndef f():\n    """B.\n\n    C\n    """\n    return "# no comment"\n'
     two = '"""Another."""\nx = 1\ndef f():\n    """D."""\n    # why\n    return "# no comment"\n'
-    assert bare(one) == bare(two) == 'x = 1\ndef f():\n    return "# no comment"'
-    assert bare(one) != bare(one.replace("1", "2")) and bare(one) != bare(one.replace("no", "a"))
+    assert strip_comments(one) == strip_comments(two) == 'x = 1\ndef f():\n    return "# no comment"'
+    assert strip_comments(one) not in (strip_comments(one.replace("1", "2")), strip_comments(one.replace("no", "a")))
     for number in range(1, 8):
-        assert len(what_computes(ROOT / f"alexnet{number}.py")) == len(checkpoint.COMPUTING) + 3
+        assert len(code_fingerprint(ROOT / f"alexnet{number}.py")) == len(COMPUTING) + 3
 
 
 def test_every_module_computes_or_is_known_not_to():
     code = "import alexnet1, alexnet6, sys; print(*(n[7:] for n in sys.modules if n.startswith('common.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    handling = {"arguments", "checkpoint", "cli", "commit", "report", "results", "run"}
-    assert set(done.stdout.split()) == handling | set(checkpoint.COMPUTING)
+    handling = {
+        "arguments",
+        "checkpoint",
+        "cli",
+        "commit",
+        "data",
+        "fingerprint",
+        "machine",
+        "report",
+        "results",
+        "run",
+    }
+    handling |= {"session", "tensorflow", "training"}
+    assert set(done.stdout.split()) == handling | set(COMPUTING)
 
 
 def test_the_same_command_after_restart_is_named_without_it(tmp_path, capsys):
@@ -442,7 +464,7 @@ def test_out_of_memory_is_one_line(kind, where, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("x.py: error: p is out of memory: lower --batch-size")
 
 
-def start_here(folder, monkeypatch, network=Brightness, flags=(), session=lambda args: ("/CPU:0", FACTS)):
+def start_here(folder, monkeypatch, network=Brightness, flags=(), session=lambda *_, **__: ("/CPU:0", FACTS)):
     """A run of this file as a script, in this process and without a session of its own; returns its exit code."""
     sizes = ["--train-size", "4", "--batch-size", "2", "--test-size", "2", "--epochs", "1"]
     monkeypatch.setattr(sys, "argv", ["x.py", "--results-dir", str(folder), *sizes, *flags])
@@ -486,7 +508,7 @@ def test_a_file_system_without_locks_is_a_warning(number, tmp_path, monkeypatch,
 def test_a_run_that_another_completes_meanwhile_is_left_alone(tmp_path, monkeypatch, capsys):
     """The other one ends between this one's look at its files and its lock."""
 
-    def ends(*_):
+    def ends(*_, **__):
         assert start_here(tmp_path, monkeypatch) == 0
         return "/CPU:0", FACTS
 

@@ -1,7 +1,8 @@
 """Local response normalization as mixed precision takes it on a CPU: values, gradients, overflow, NaN."""
 
 from common.lrn import local_response_normalization
-from common.session import BFLOAT16, tf
+from common.step import BFLOAT16
+from common.tensorflow import tf
 import numpy as np
 import pytest
 

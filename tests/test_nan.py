@@ -2,8 +2,8 @@
 
 import importlib
 
-from common.session import tf
 from common.step import LAYERS, Measured, compile_steps
+from common.tensorflow import tf
 import numpy as np
 import pytest
 

@@ -3,8 +3,8 @@
 import importlib
 import math
 
-from common.session import tf
 from common.step import LAYERS
+from common.tensorflow import tf
 import numpy as np
 import pytest
 

@@ -6,8 +6,9 @@ import importlib
 from common import arguments, data
 from common.data import select
 from common.input import resize_opencv, resize_tensorflow
-from common.session import tf
-from common.training import State, Training, dropout_seeds
+from common.step import dropout_seeds
+from common.tensorflow import tf
+from common.training import State, Training
 import numpy as np
 import pytest
 
@@ -97,7 +98,7 @@ def check_evaluation_protocol(pair):
     pair.script.assign(values)
     pair.reference.assign(values)
     module, network = pair.module, pair.script.network
-    dataset = select(mnist, args)
+    dataset = select(mnist, args.train_size, args.test_size, args.batch_size)
     loop = Training(
         network, module.naive_loss, module.learning_rate, dataset, args, State(), save_checkpoint=None, stop=None
     )

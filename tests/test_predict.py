@@ -15,8 +15,8 @@ from common.ink import plainly
 from common.input import resize_tensorflow
 from common.predict import Predictor, answers, find_images, load_network, read_image, shown
 from common.results import write_record
-from common.session import tf
-from common.training import dropout_seeds
+from common.step import dropout_seeds
+from common.tensorflow import tf
 from conftest import ROOT
 import cv2
 import numpy as np
@@ -380,7 +380,7 @@ def test_weights_that_do_not_fit_are_named(kind, small, keep):
 
 def test_digits_probabilities_and_the_picture(small, keep, mnist, monkeypatch, tmp_path, capsys):
     record = keep(small(6), "alexnet6")
-    monkeypatch.setattr(predict, "open_session", lambda args: ("/CPU:0", {}))
+    monkeypatch.setattr(predict, "open_session", lambda *_: ("/CPU:0", {}))
     for name in ("AT_ONCE", "MASKS", "COMPANIONS"):
         monkeypatch.setattr(predict, name, 2)
     folder = tmp_path / "digits"
@@ -416,7 +416,7 @@ def test_digits_probabilities_and_the_picture(small, keep, mnist, monkeypatch, t
 
 def test_a_bad_image_does_not_cost_the_others(small, keep, mnist, monkeypatch, tmp_path, capsys):
     record = keep(small(6), "alexnet6")
-    monkeypatch.setattr(predict, "open_session", lambda args: ("/CPU:0", {}))
+    monkeypatch.setattr(predict, "open_session", lambda *_: ("/CPU:0", {}))
     for name in ("AT_ONCE", "MASKS", "COMPANIONS"):
         monkeypatch.setattr(predict, name, 2)
     folder = tmp_path / "$digits"

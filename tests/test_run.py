@@ -15,11 +15,12 @@ from common import run as loop
 from common.arguments import command, parse, run_name
 from common.cli import UserError
 from common.data import Dataset
+from common.input import shuffled
 from common.report import Progress
 from common.results import complete, read_csv, read_record
-from common.session import tf
-from common.step import LAYERS
-from common.training import State, Training, dropout_seeds, shuffled
+from common.step import LAYERS, dropout_seeds
+from common.tensorflow import tf
+from common.training import State, Training
 from conftest import ROOT
 import numpy as np
 import pytest
@@ -170,7 +171,7 @@ def test_batch_norm_evaluates_the_test_images_at_once(number, tmp_path, monkeypa
     """As the article did; the others in chunks of 200."""
     evaluated = []
     monkeypatch.setattr("sys.argv", ["x.py", "--epochs", "1", "--results-dir", str(tmp_path)])
-    monkeypatch.setattr(loop, "open_session", lambda args: ("/CPU:0", {}))
+    monkeypatch.setattr(loop, "open_session", lambda *_, **__: ("/CPU:0", {}))
     monkeypatch.setattr(loop, "banner", lambda *_: "")
     monkeypatch.setattr(loop, "train", lambda *given: evaluated.append(given[-1]))
     runpy.run_path(str(ROOT / f"alexnet{number}.py"), run_name="__main__")
@@ -204,7 +205,8 @@ def test_dropout_seeds_differ_between_iterations_epochs_runs_and_layers():
 
 
 def name(*flags, digest=None):
-    return run_name("alexnet2", parse("x.py", None, list(flags)), digest)
+    dataset = argparse.Namespace(digest=digest, train_labels=range(60_000))
+    return run_name("alexnet2", parse("x.py", None, list(flags)), dataset)
 
 
 def test_the_name_tells_what_differs_from_the_article():
@@ -258,16 +260,15 @@ def test_a_bad_flag_costs_one_line_and_exit_code_2(flags, capsys):
     ],
 )
 def test_sizes_beyond_the_data_are_refused(sizes, flag):
-    args = argparse.Namespace(**{"train_size": None, "test_size": 30, "batch_size": 40, **sizes})
     dataset = Dataset(images(*[0] * 60), np.zeros(60), images(*[0] * 30), np.zeros(30), None)
     with pytest.raises(UserError, match=flag):
-        data.select(dataset, args)
+        data.select(dataset, **{"train_size": None, "test_size": 30, "batch_size": 40, **sizes})
 
 
 def test_the_whole_training_set_asked_for_by_its_size_is_the_default():
-    args = argparse.Namespace(train_size=60, test_size=30, batch_size=40)
     dataset = Dataset(images(*[0] * 60), np.zeros(60), images(*[0] * 30), np.zeros(30), None)
-    assert len(data.select(dataset, args).train_labels) == 60 and args.train_size is None
+    assert run_name("x", parse("x.py", None, ["--train-size", "60"]), dataset) == "x"
+    assert run_name("x", parse("x.py", None, ["--train-size", "59"]), dataset) == "x-train59"
 
 
 def test_moving_aside_never_overwrites(tmp_path):

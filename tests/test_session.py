@@ -4,15 +4,17 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
-from common import report, session
+from common import machine, report, session
 from common.arguments import parse
 from common.cli import UserError
-from common.session import tf
+from common.step import REWRITE_LISTS
+from common.tensorflow import tf
 from conftest import ROOT
 import pytest
 
@@ -20,15 +22,15 @@ from tests import parity
 
 MIXED = """
 import importlib, json, sys
-from common.arguments import parse
 from common.input import TensorFlowInput, resize_tensorflow
-from common.session import open_session, tf
+from common.session import open_session
+from common.tensorflow import tf
 from common import data
 from common.step import Measured, compile_steps
 import numpy as np
 
 device = sys.argv[1]
-_, facts = open_session(parse("x.py", None, ["--precision", "mixed", "--device", device]))
+_, facts = open_session(device, "mixed")
 mnist = data.load()
 labels = tf.one_hot(mnist.train_labels[:8], 10)
 seeds = tf.constant([[1, 2], [3, 4]], tf.int64)
@@ -102,13 +104,13 @@ def assert_mixed_keeps_the_loss_and_the_moments_in_float32(device, dtype):
     assert len(running) == 7 and max(running) < 0.1  # few of them happen to be what 16 bits can hold
 
 
-@pytest.mark.skipif(not session.bfloat16(), reason="this processor has no bfloat16 arithmetic")
+@pytest.mark.skipif(not machine.bfloat16(), reason="this processor has no bfloat16 arithmetic")
 def test_mixed_on_the_cpu():
     assert_mixed_keeps_the_loss_and_the_moments_in_float32("cpu", "bfloat16")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not session.bfloat16(), reason="this processor has no bfloat16 arithmetic")
+@pytest.mark.skipif(not machine.bfloat16(), reason="this processor has no bfloat16 arithmetic")
 @pytest.mark.parametrize("experiment", (2, 6))
 def test_a_mixed_step_is_the_article_s_but_for_the_rounding(experiment):
     code = "import sys; from tests import parity; parity.print_mixed([int(sys.argv[1])])"
@@ -131,17 +133,18 @@ def flags(*given):
 @pytest.mark.parametrize(
     "given, gpu, bfloat16, words",
     [
-        (["--xla", "--precision", "mixed"], "GPU", True, "--xla"),
-        (["--xla", "--deterministic"], "GPU", True, "--xla"),
-        (["--precision", "mixed"], None, False, "no bfloat16"),
-        (["--gpu-memory-fraction", "0.5"], None, True, "--gpu-memory-fraction"),
+        ({"xla": True, "precision": "mixed"}, "GPU", True, "--xla"),
+        ({"xla": True, "deterministic": True}, "GPU", True, "--xla"),
+        ({"precision": "mixed"}, None, False, "no bfloat16"),
+        ({"gpu_memory_fraction": 0.5}, None, True, "--gpu-memory-fraction"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
 def test_flags_that_exclude_each_other(given, gpu, bfloat16, words, monkeypatch):
     monkeypatch.setattr(session, "bfloat16", lambda: "avx512_bf16" * bfloat16)
+    usual = {"precision": "float32", "xla": False, "deterministic": False, "gpu_memory_fraction": None}
     with pytest.raises(UserError, match=words):
-        session.check(flags(*given), gpu)
+        session.check(gpu, **usual | given)
 
 
 def test_choosing_a_device(monkeypatch):
@@ -173,8 +176,8 @@ def test_choosing_a_device(monkeypatch):
 def test_a_gpu_that_is_not_there_is_explained(visible, node, driver, mend, monkeypatch, tmp_path):
     """A container may have the driver of its host but none of its devices."""
     monkeypatch.setattr(session.tf.config, "list_physical_devices", lambda kind: [])
-    monkeypatch.setattr(session, "DEV", tmp_path)
-    monkeypatch.setattr(session, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(machine, "DEV", tmp_path)
+    monkeypatch.setattr(machine, "DRIVER", tmp_path / "version")
     if node:
         (tmp_path / node).touch()
     if driver:
@@ -187,18 +190,18 @@ def test_a_gpu_that_is_not_there_is_explained(visible, node, driver, mend, monke
 
 
 def test_tf32_is_what_the_card_has():
-    assert [session.has_tf32({"compute_capability": version}) for version in ((7, 5), (8, 0), (12, 0))] == [0, 1, 1]
-    assert not session.has_tf32({})
+    assert [machine.has_tf32({"compute_capability": version}) for version in ((7, 5), (8, 0), (12, 0))] == [0, 1, 1]
+    assert not machine.has_tf32({})
 
 
 def test_the_processor_s_name_tells_its_generation(monkeypatch):
     facts = {"model name": "AMD EPYC", "cpu family": "26", "model": "2", "flags": "avx512f avx512_bf16"}
-    monkeypatch.setattr(session, "processor", lambda fact: facts.get(fact, ""))
-    assert session.cpu_name() == "AMD EPYC, family 26 model 2, avx512_bf16"
+    monkeypatch.setattr(machine, "processor", lambda fact: facts.get(fact, ""))
+    assert machine.cpu_name() == "AMD EPYC, family 26 model 2, avx512_bf16"
     facts = {"flags": "amx_bf16 avx512_bf16"}
-    assert session.cpu_name() == f"{session.platform.machine()}, amx_bf16"
+    assert machine.cpu_name() == f"{platform.machine()}, amx_bf16"
     facts = {}
-    assert session.cpu_name() == session.platform.machine()
+    assert machine.cpu_name() == platform.machine()
 
 
 BAD_FLAG = {"TF_XLA_FLAGS": "--no_such=1"}
@@ -251,7 +254,7 @@ def test_a_precision_that_tensorflow_does_not_compute_in_is_refused(monkeypatch)
     session.need_precision("float32")
     with pytest.raises(UserError, match="mixed: TensorFlow does not round to bfloat16 here; set TF_ENABLE"):
         session.need_precision("mixed")
-    monkeypatch.setattr(tf, "function", lambda function: lambda factor: tf.fill([8, 8], 8.0))
+    monkeypatch.setattr(tf, "function", lambda function, **_: lambda factor: tf.fill([8, 8], 8.0))
     session.need_precision("mixed")
     with pytest.raises(UserError, match="float32: TensorFlow rounds to bfloat16 here; unset TF_SET_ONEDNN"):
         session.need_precision("float32")
@@ -260,13 +263,11 @@ def test_a_precision_that_tensorflow_does_not_compute_in_is_refused(monkeypatch)
 OPEN = """
 import sys
 from common import session
-from common.arguments import parse
 from common.cli import user_errors
 session.bfloat16 = lambda: "avx512_bf16"  # oneDNN rounds on other processors, too, only slowly
 with user_errors():
     for precision in sys.argv[1:]:
-        args = parse("x.py", None, ["--device", "cpu", "--precision", precision, "--seed", "3"])
-        facts = session.open_session(args)[1]
+        facts = session.open_session("cpu", precision, seed=3)[1]
         print(facts["precision"], facts["threads"], facts["environment"])
         drawn = [session.tf.random.normal([2]).numpy().tolist()]
         session.tf.random.set_seed(3)
@@ -275,7 +276,7 @@ with user_errors():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(session.platform.machine() != "x86_64", reason="TensorFlow has the rewrite on x86_64 alone")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorFlow has the rewrite on x86_64 alone")
 def test_a_run_computes_in_the_precision_that_it_records():
     """Nor does what is tried out before it draw any of its random numbers."""
     done = python(OPEN, "mixed", TF_ENABLE_ONEDNN_OPTS="0")
@@ -287,23 +288,23 @@ def test_a_run_computes_in_the_precision_that_it_records():
 
 
 def test_variables_that_change_digits_are_facts(monkeypatch):
-    for name in session.environment():
+    for name in machine.environment():
         monkeypatch.delenv(name)
     given = {"NVIDIA_TF32_OVERRIDE": "0", "ONEDNN_MAX_CPU_ISA": "AVX2", "TF_ENABLE_ONEDNN_OPTS": "0"}
     given |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_XLA_FLAGS": "--tf_xla_auto_jit=2", "XLA_FLAGS": "--xla_cpu_x=1"}
     others = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_TOKEN_app_terraform_io": "secret", "NVIDIA_VISIBLE_DEVICES": "all"}
-    for name, value in {**given, **others, **session.REWRITE_LISTS}.items():
+    for name, value in {**given, **others, **REWRITE_LISTS}.items():
         monkeypatch.setenv(name, value)
-    assert session.environment() == given
+    assert machine.environment(ours=REWRITE_LISTS) == given
 
 
 def test_the_threads_are_those_in_force(monkeypatch):
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
-    available = session.threads()
+    available = machine.threads()
     assert available >= 1
     for value, threads in {"1": 1, "07": 7, "0": available, "many": available, "": available}.items():
         monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", value)
-        assert session.threads() == threads
+        assert machine.threads() == threads
 
 
 def test_a_working_device_fails_nothing_and_no_random_number_is_drawn():
@@ -356,9 +357,8 @@ def test_a_gpu_that_does_not_work_costs_one_line_before_training(device, broken,
     holder, _, name = broken.rpartition(".")
     broken_one = (lambda *_, **__: fails) if broken == "function" else fails
     monkeypatch.setattr(getattr(tf, holder) if holder else tf, name, broken_one)
-    args = flags("--device", device, *["--xla"] * (broken == "function"))
     with pytest.raises(UserError, match=f"^--device {device}: .*NVIDIA GeForce RTX 5090") as raised:
-        session.open_session(args)
+        session.open_session(device, xla=broken == "function")
     message = str(raised.value)
     assert re.search(words, message) and "\n" not in message and "[Op" not in message and "{{" not in message
     if "memory" not in words:

@@ -8,7 +8,7 @@ import step0
 
 @pytest.mark.slow
 def test_scaled_weights_are_those_of_another_stddev():
-    from common.session import tf
+    from common.tensorflow import tf
 
     networks = []
     for stddev, factors in ("0.01", {"all": 2}), ("0.02", {}):
@@ -23,7 +23,7 @@ def test_scaled_weights_are_those_of_another_stddev():
 
 
 def test_a_factor_reaches_both_groups_and_no_bias():
-    from common.session import tf
+    from common.tensorflow import tf
 
     names = "conv3/weights", "conv4_1/weights", "conv4_2/weights", "conv4/biases"
     variables = [tf.Variable(1.0, name=name) for name in names]

@@ -10,7 +10,7 @@ import time
 
 from common import data, step
 from common.input import TensorFlowInput
-from common.session import tf
+from common.tensorflow import tf
 import numpy as np
 
 import alexnet6

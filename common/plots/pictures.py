@@ -10,6 +10,7 @@ import hashlib
 import math
 
 from common.plots.curves import NAN, Curve, median_and_range, title
+from common.results import EXPLOSION
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 import matplotlib.pyplot as plt
@@ -22,7 +23,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "p", "X", "*")
 DASHES = ((0, (4, 1.5)), (0, (1.5, 1.2)), (0, (7, 1.5, 1.5, 1.5)), (0, (10, 2)))
 GREY = "#666666"
 UNDERFLOW = 87.3  # -ln of the smallest normal float32: from this logit gap on a softmax entry is flushed to 0
-EXPLOSION = 1e4  # common.training's, which cannot be imported without TensorFlow
 CROSS = dict(linestyle="", marker="x", markersize=8, markeredgewidth=2, clip_on=False, in_layout=False, zorder=5)
 HOLLOW = dict(linestyle="", markersize=8, markerfacecolor="none", clip_on=False, in_layout=False, zorder=4)
 NAN_BAR = dict(linewidth=6, solid_capstyle="butt", alpha=0.5)
