@@ -13,19 +13,19 @@ from common.cli import Parser
 RESULTS = Path(__file__).parent.parent / "results"
 
 
-def whole(least, most):
-    """An argparse type: a whole number from least to most."""
+def integer(least, most):
+    """An argparse type: an integer from least to most."""
 
     def parse(text):
         if not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {least} to {most}")
         return int(text)
 
     return parse
 
 
-def number(fits, what):
-    """An argparse type: a number for which fits is true; what names such numbers."""
+def real(fits, what):
+    """An argparse type: a number for which fits is true; what describes such numbers."""
 
     def parse(text):
         try:
@@ -38,8 +38,8 @@ def number(fits, what):
     return parse
 
 
-fraction = number(lambda value: 0 < value <= 1, "a fraction above 0 and at most 1")
-minutes = number(lambda value: 0 <= value <= 10_000, "a number of minutes from 0 to 10000")
+fraction = real(lambda value: 0 < value <= 1, "a fraction above 0 and at most 1")
+minutes = real(lambda value: 0 <= value <= 10_000, "a number of minutes from 0 to 10000")
 
 
 def device(text):
@@ -49,8 +49,8 @@ def device(text):
     return text
 
 
-def narrow(docstring):
-    """The lines of a script's docstring folded to this terminal, those of a field below its text."""
+def wrap_docstring(docstring):
+    """A script's docstring wrapped to the terminal, with hanging indents below each field."""
     width = shutil.get_terminal_size().columns - 2
     lines = []
     for line in docstring.splitlines():
@@ -61,13 +61,15 @@ def narrow(docstring):
 
 def parse(script, description, arguments=None):
     """The flags of one run as a namespace; a bad one ends the process with one line on stderr and exit code 2."""
-    parser = Parser(prog=script, description=narrow(description or ""), formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog=script, description=wrap_docstring(description or ""), formatter_class=RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--epochs", type=whole(1, 100_000), default=50, metavar="N", help="passes over the training images (50)")
-    add("--batch-size", type=whole(2, 60_000), default=200, metavar="N", help="images a step (200)")
-    add("--train-size", type=whole(2, 10**9), metavar="N", help="train on the first N images (all)")
-    add("--test-size", type=whole(2, 10**9), default=1000, metavar="N", help="evaluate on the first N (1000)")
-    add("--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="of values, shuffle and dropout (0)")
+    add("--epochs", type=integer(1, 100_000), default=50, metavar="N", help="passes over the training images (50)")
+    add("--batch-size", type=integer(2, 60_000), default=200, metavar="N", help="images a step (200)")
+    add("--train-size", type=integer(2, 10**9), metavar="N", help="train on the first N images (all)")
+    add("--test-size", type=integer(2, 10**9), default=1000, metavar="N", help="evaluate on the first N (1000)")
+    add("--seed", type=integer(0, 2**31 - 1), default=0, metavar="N", help="of initial values, shuffle and dropout (0)")
     add("--loss", choices=("naive", "fused"), default="naive", help="the article's method 1, or 2 summed (naive)")
     add("--data-dir", type=Path, metavar="DIR", help="another MNIST-shaped IDX set (the shipped MNIST)")
     add("--results-dir", type=Path, default=RESULTS, metavar="DIR", help="where CSV and JSON go (results)")
@@ -81,13 +83,13 @@ def parse(script, description, arguments=None):
     add("--deterministic", action="store_true", help="bit-reproducible operations, slower on a GPU")
     add("--save-minutes", type=minutes, default=5.0, metavar="N", help="a checkpoint every N minutes (5)")
     add("--no-weights", action="store_true", help="do not keep the weights of the last epoch (233 MB)")
-    add("--despite-changes", action="store_true", help="resume with other code than it began with")
-    add("--restart", action="store_true", help="move the files of an earlier run aside and begin again")
+    add("--despite-changes", action="store_true", help="resume although the code has changed")
+    add("--restart", action="store_true", help="move the files of an earlier run aside and start over")
     return parser.parse_args(arguments)
 
 
 def command(script, args, left_out):
-    """The command that makes a run again, without the flags named in left_out and those that are at their defaults."""
+    """The command that repeats a run, without the flags in left_out and those at their defaults."""
     words, usual = ["python", script], vars(parse(script, None, []))
     for name, value in vars(args).items():
         if name not in left_out and value != usual[name]:

@@ -61,7 +61,9 @@ def load(path):
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; nothing was changed, make it readable and start again") from None
+        raise UserError(
+            f"{path}: {error.strerror}; nothing was changed. Make it readable and run the same command again."
+        ) from None
     try:
         with zipfile.ZipFile(content) as entries:
             if damaged := entries.testzip():
@@ -74,7 +76,7 @@ def load(path):
         raise
     except Exception as error:  # whatever zipfile and NumPy make of bytes that nobody wrote
         raise UserError(
-            f"{path}: damaged ({error}); restore it from a copy, or begin again with --restart, which moves it aside"
+            f"{path}: damaged ({error}). Restore it from a copy, or start over with --restart, which moves it aside."
         ) from None
 
 

@@ -64,7 +64,7 @@ def user_errors():
     raise SystemExit(2) from UserError(message)
 
 
-def execute(script, flags):
+def run_script(script, flags):
     """Run a script in this process, as Python would; returns its exit code and why it failed, or None."""
     sys.argv = [str(script), *flags]
     try:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 CONTRAST = 20  # of 255, between digit and ground
-DUST = 0.02  # of the largest piece of ink: what is smaller is none of the digit
+MIN_BLOB = 0.02  # of the largest piece of ink: what is smaller is none of the digit
 EDGE = 0.08  # of the image's edge that is ink at most, if the plain reading is to stand
 FULL = 0.35  # of the image that is ink at most
 THICK = 0.5  # of a digit's longer side: no stroke is wider
@@ -47,7 +47,7 @@ def pieces_of(mask):
 
 def without_dust(mask):
     pieces, areas, _ = pieces_of(mask)
-    return (areas >= DUST * areas.max())[pieces] & mask
+    return (areas >= MIN_BLOB * areas.max())[pieces] & mask
 
 
 def thickness(mask):
@@ -146,7 +146,7 @@ def readings(depth, inside):
                     near = max(width[main], height[main]) / 2
                     beside = (x < x[main] + width[main] + near) & (x + width > x[main] - near)
                     beside &= (y < y[main] + height[main] + near) & (y + height > y[main] - near)
-                    found = ((areas >= DUST * areas[main]) & beside)[pieces]
+                    found = ((areas >= MIN_BLOB * areas[main]) & beside)[pieces]
                     if max(width[main], height[main]) >= max(8, SMALL * max(depth.shape)) and like_strokes(found):
                         yield found
         outer = np.isin(pieces, outer[outer > 0]).astype(np.uint8)

@@ -29,7 +29,7 @@ def backward(inputs, upstream, root, depth_radius, alpha):
 def local_response_normalization(inputs, depth_radius, bias, alpha, beta):
     """tf.nn.local_response_normalization of float32 [batch, height, width, channels], to rounding.
 
-    It is TensorFlow's own but for mixed precision on a CPU with the article's beta, so that float32 stays the article's
+    It is TensorFlow's own except in mixed precision on a CPU with the article's beta: float32 stays the article's
     to the last bit. There one thing more differs: where a square overflows, and at a NaN, TensorFlow's result is NaN
     in all channels, this one's only within the window.
     """

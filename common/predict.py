@@ -34,13 +34,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 ROOT = Path(__file__).parent.parent
-MASKS = 32  # dropout stays on in these networks: an answer is the mean over so many masks
-COMPANIONS = 200  # test digits that batch norm takes its moments of, as many as a training batch has
-AT_ONCE = 20  # images in a batch: answers appear as they come
+DROPOUT_SAMPLES = 32  # dropout stays on in these networks: an answer is the mean over this many masks
+BATCH_NORM_IMAGES = 200  # test digits that batch norm takes its moments of, as many as a training batch has
+BATCH_SIZE = 20  # images in a batch: answers appear as they come
 STROKE = 0.1  # of the longer side: thinner strokes are made as wide
 LIKE = 0.7  # the correlation with a digit of MNIST that 99 % of its own test digits have
 UNLIKE = "unlike any digit of MNIST"
-PICTURE = 300  # images at most in a picture
+MAX_PICTURES = 300  # images at most in a picture
 LONGEST = 1600  # pixels of an image's longer side: a larger one is shrunk first
 PIXELS = 100_000_000  # at most, in an image that has to be read whole before it can be shrunk
 mimetypes.add_type("image/heic", ".heic")  # not in Python before 3.14
@@ -91,7 +91,7 @@ def read_image(path):
     except Exception as error:  # a decoder may raise anything
         if isinstance(error, OSError) and error.errno:
             raise UserError(f"{shown(path)}: {error.strerror}; name an image, or a folder of images") from None
-        raise UserError(f"{shown(path)}: damaged or cut short; copy it again, or save it anew") from None
+        raise UserError(f"{shown(path)}: damaged or cut short; copy or save it again") from None
     if pixels.ndim == 2:
         return pixels
     return (
@@ -224,15 +224,15 @@ class Predictor:
 
     @tf.function(input_signature=[tf.TensorSpec([None, 28, 28], tf.uint8)], autograph=False)
     def __call__(self, digits):
-        """Probabilities [n, 10] of digits uint8 [n, 28, 28]: the mean over MASKS dropout masks."""
+        """Probabilities [n, 10] of digits uint8 [n, 28, 28]: the mean over DROPOUT_SAMPLES dropout masks."""
         pixels = resize_tensorflow(digits)
-        outputs = [self.network(pixels, dropout_seeds(0, 0, mask), False)["output"] for mask in range(MASKS)]
+        outputs = [self.network(pixels, dropout_seeds(0, 0, mask), False)["output"] for mask in range(DROPOUT_SAMPLES)]
         return tf.reduce_mean(tf.nn.softmax(outputs), axis=0)
 
 
 def in_batches(predict, digits):
     """Probabilities [n, 10] of digits uint8 [n, 28, 28], however many they are; predict is a Predictor."""
-    return np.concatenate([predict(digits[at : at + AT_ONCE]).numpy() for at in range(0, len(digits), AT_ONCE)])
+    return np.concatenate([predict(digits[at : at + BATCH_SIZE]).numpy() for at in range(0, len(digits), BATCH_SIZE)])
 
 
 class Likeness:
@@ -286,20 +286,22 @@ def check_picture(picture, paths):
         raise UserError(f"{what}: cannot be written; name another file")
     if os.path.realpath(picture) in map(os.path.realpath, paths):
         raise UserError(f"{what}: this is one of your images; name another file")
-    if len(paths) > PICTURE:
-        raise UserError(f"--picture: there are {len(paths)} images, more than {PICTURE}; name fewer or leave it out")
+    if len(paths) > MAX_PICTURES:
+        raise UserError(
+            f"--picture: there are {len(paths)} images, more than {MAX_PICTURES}; name fewer or leave it out"
+        )
 
 
 def prepare(paths, complain):
-    """Yield lists of up to AT_ONCE (path, digit, notes); complain(message) is told of an image without a digit."""
-    with tqdm(paths, unit=" images", leave=False, disable=None if len(paths) > AT_ONCE else True) as bar:
+    """Yield lists of up to BATCH_SIZE (path, digit, notes); complain(message) is told of an image without a digit."""
+    with tqdm(paths, unit=" images", leave=False, disable=None if len(paths) > BATCH_SIZE else True) as bar:
         prepared = []
         for number, path in enumerate(bar, 1):
             try:
                 prepared.append((path, *as_mnist(read_image(path), path)))
             except UserError as error:
                 complain(error)
-            if prepared and (len(prepared) == AT_ONCE or number == len(paths)):
+            if prepared and (len(prepared) == BATCH_SIZE or number == len(paths)):
                 yield prepared
                 prepared = []
 
@@ -327,7 +329,7 @@ def main():
         device, _ = open_session(args.device)
         with tf.device(device):
             mnist = data.load()
-            predict = Predictor(load_network(args.run), mnist.test_images[:COMPANIONS])
+            predict = Predictor(load_network(args.run), mnist.test_images[:BATCH_NORM_IMAGES])
             likeness = Likeness(mnist.train_images)
             say(f"digit {''.join(f'{digit:4}' for digit in range(10))} %  image")
             for batch in itertools.chain([first], batches):

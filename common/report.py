@@ -30,18 +30,18 @@ def banner(facts, args):
     return "\n".join(lines)
 
 
-def describe(verdict):
-    """Why a loss is not finite (training.verdict), in a few lines of at most 80 columns."""
-    place = "evaluation" if verdict["iteration"] is None else f"iteration {verdict['iteration']}"
-    gap = f"{verdict['logit_gap']:.4g}"
-    apart = f"the logits are {gap} apart" if math.isfinite(verdict["logit_gap"]) else "the logits are not finite"
-    if verdict["cause"] == "log(0)":
+def describe(cause):
+    """Why a loss is not finite (training.diagnose_nan), in a few lines of at most 80 columns."""
+    place = "evaluation" if cause["iteration"] is None else f"iteration {cause['iteration']}"
+    gap = f"{cause['logit_gap']:.4g}"
+    apart = f"the logits are {gap} apart" if math.isfinite(cause["logit_gap"]) else "the logits are not finite"
+    if cause["cause"] == "log(0)":
         apart += ", so that a softmax entry is 0"
-    largest = ", ".join(f"{name} {value:.3g}" for name, value in verdict["largest_activation"].items())
+    activations = ", ".join(f"{name} {value:.3g}" for name, value in cause["largest_activation"].items())
     lines = [
-        f"epoch {verdict['epoch']}, {place}: the loss is not finite, by {verdict['cause']}",
-        f"{apart} at image {verdict['image']}, a {verdict['label']}",
-        *textwrap.wrap(f"largest activations: {largest}", 76),
+        f"epoch {cause['epoch']}, {place}: the loss is not finite, by {cause['cause']}",
+        f"{apart} at image {cause['image']}, a {cause['label']}",
+        *textwrap.wrap(f"largest activations: {activations}", 76),
     ]
     return "\n  ".join(lines)
 
@@ -62,7 +62,7 @@ class Progress:
         self.epochs, self.due = epochs, time.perf_counter() + FIRST_LINE
 
     def begin(self, epoch, images, done):
-        """The bar of an epoch counted from 1, of so many images, some of them done."""
+        """The bar of an epoch counted from 1, of N images, some of them done."""
         self.bar = tqdm(
             total=images,
             initial=done,

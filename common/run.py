@@ -22,14 +22,14 @@ from common.session import open_session
 from common.tensorflow import tf
 from common.training import State, Training
 
-# What may change where a run resumes: facts of the session that a stretch of it is recorded with.
+# The facts of a session that may differ where a run resumes; each stretch of a run is recorded with its own.
 CONDITIONS = (
     "device", "device_name", "threads", "precision", "tf32", "xla", "deterministic", "versions", "environment"
 )  # fmt: skip
 
 
 def differences(before, here):
-    """What of the CONDITIONS of two stretches differs, as a list of "threads 1, not 2"."""
+    """How the CONDITIONS of a session differ from those of the stretch before, as a list of "threads 1, not 2"."""
     pairs = []
     for key in CONDITIONS:
         new, old = here[key], before.get(key, {})
@@ -40,7 +40,7 @@ def differences(before, here):
     return [f"{name} {new}, not {old}" for name, new, old in pairs if new != old]
 
 
-STOPPING = "stopping after this step and saving, up to a minute; Ctrl-C again quits at once"
+STOPPING = "saving and stopping after this step, which can take a minute; Ctrl-C again quits at once"
 
 
 class Stop:
@@ -67,21 +67,21 @@ class Stop:
             signal.signal(number, handler or signal.SIG_DFL)  # None: it was not set by Python
 
 
-def begin_stretch(state, facts, changed):
-    """Add to the state's stretches if facts, those of this session, are not the last one's; says so if it matters.
+def start_segment(state, facts, changed):
+    """Add a stretch to the state if the facts of this session are not those of the last one; report what differs.
 
-    changed names what computes otherwise than before, which --despite-changes let pass.
+    changed names the code that has changed, which --despite-changes let pass.
     """
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     here = {key: facts[key] for key in (*CONDITIONS, "git_commit")} | {"despite": changed}
     before = state.stretches[-1] if state.stretches else None
     if before is None or changed or any(before.get(key) != here[key] for key in here if key != "despite"):
-        place = {"epoch": len(state.rows) + 1, "iteration": len(state.seen)}
+        place = {"epoch": len(state.rows) + 1, "iteration": len(state.batches_done)}
         state.stretches.append({**place, **here, "started": now, "seconds": 0.0})
     if before is not None:
         other = differences(before, here)
         elsewhere = f", elsewhere ({'; '.join(other)})" if other else ""
-        say(f"resuming at iteration {len(state.seen)} of epoch {len(state.rows) + 1}{elsewhere}")
+        say(f"resuming at iteration {len(state.batches_done)} of epoch {len(state.rows) + 1}{elsewhere}")
 
 
 class Files:
@@ -97,7 +97,7 @@ class Files:
         self.tensorflow = folder / ".checkpoints" / name  # checkpoints in the format of earlier commits
 
     def try_folders(self):
-        """Make each folder that the run will write to, and remove what a kill left half-written.
+        """Make each folder that the run will write to, and remove files that a kill left half-written.
 
         UserError if one cannot be written to.
         """
@@ -110,8 +110,8 @@ class Files:
                 what = f"{error.strerror}; make it a folder that can be written to, or name another --results-dir"
                 raise UserError(f"{path.parent}: {what}") from None
 
-    def set_aside(self):
-        """Rename each file of the run that exists to NAME.oldN, all by the first N that is free."""
+    def move_aside(self):
+        """Rename each existing file of the run to NAME.oldN, all with the first N that is free."""
         files = self.csv, self.record, self.trace, self.weights, self.checkpoint, self.tensorflow
         found = [path for path in files if path.exists()]
         number = 1
@@ -133,8 +133,8 @@ class Files:
             if not (self.checkpoint.exists() or self.weights.exists()):
                 raise
             return False
-        lacks = "".join(f" But {', '.join(clauses)}." for clauses in [list(self.missing())] if clauses)
-        say(f"{self.csv} is complete: nothing to do.{lacks} --restart moves it aside and begins again.")
+        lacks = "".join(f" But {', '.join(clauses)}." for clauses in [list(self.unmet_flags())] if clauses)
+        say(f"{self.csv} is complete: nothing to do.{lacks} --restart moves it aside and starts over.")
         return True
 
     def load(self):
@@ -145,19 +145,19 @@ class Files:
         """
         if any(self.tensorflow.glob("step-*.index")):
             raise UserError(
-                f"{self.tensorflow}: checkpoints in TensorFlow's format, which commit d22d2a0 reads; finish the run "
-                "with that, or begin again with --restart"
+                f"{self.tensorflow}: checkpoints in TensorFlow's format. Finish the run with commit d22d2a0, which "
+                "reads them, or start over with --restart."
             )
         for path in (self.weights, self.checkpoint):
             with contextlib.suppress(FileNotFoundError):
                 arrays, kept = load(path)
                 if kept.get("name") != self.name:
-                    raise UserError(f"{path}: the state of {kept.get('name')}, not of {self.name}; move it away")
+                    raise UserError(f"{path}: the state of {kept.get('name')}, not of {self.name}; move it elsewhere")
                 return path, arrays, kept
         return None
 
     def write(self, state, facts, **more):
-        """Bring curve, trace and record to the state; the record last, which says whether the run is complete."""
+        """Write curve, trace and record as the state has them; the record, which says complete, comes last."""
         if not state.rows:
             return
         write_csv(self.csv, state.rows)
@@ -181,8 +181,8 @@ class Files:
             },
         )
 
-    def missing(self):
-        """What the flags ask for that the complete run does not have, as clauses."""
+    def unmet_flags(self):
+        """What the flags ask for and the complete run does not have, as clauses."""
         args, record = self.args, read_record(self.record)
         if args.device != "auto" and args.device[:3] != str(record.get("device")).lower():
             yield f"it did not run with --device {args.device}"
@@ -251,21 +251,21 @@ def train(network, loss, learning_rate, dataset, files, facts, stop, evaluation_
     args, script = files.args, Path(inspect.getfile(type(network)))
     here, changed, state = code_fingerprint(script), [], State()
     if args.restart:
-        files.set_aside()
+        files.move_aside()
     require_disk_space(files.checkpoint, network)
     found = files.load()
     if found:
         path, arrays, kept = found
-        state, before = State.of(kept["state"]), kept["computes"]
+        state, before = State.from_json(kept["state"]), kept["computes"]
         changed = [name for name in {**before, **here} if before.get(name) != here.get(name)]
         if changed and not args.despite_changes:
             raise UserError(
-                f"{files.name}: it began with another {', another '.join(changed)}; undo the change, resume all the "
-                "same with --despite-changes, or begin again with --restart"
+                f"{files.name} began with a different {', '.join(changed)}. Undo the change, resume with "
+                "--despite-changes, or start over with --restart."
             )
         restore(network, arrays, path)
     else:
-        files.set_aside()
+        files.move_aside()
     left_out = ("results_dir", "restart", "despite_changes", "no_weights", "save_minutes")
     facts = {
         "experiment": script.stem,
@@ -280,7 +280,7 @@ def train(network, loss, learning_rate, dataset, files, facts, stop, evaluation_
         "git_commit": git_commit(),
     }
     if len(state.rows) < args.epochs:
-        begin_stretch(state, facts, changed)
+        start_segment(state, facts, changed)
     else:  # killed before its record was written
         facts = kept["facts"]
 
@@ -297,8 +297,8 @@ def train(network, loss, learning_rate, dataset, files, facts, stop, evaluation_
         if len(state.rows) < args.epochs:
             save_to(files.checkpoint)
             files.write(state, facts)
-            the_same = "the same command without --restart" if args.restart else "the same command"
-            say(f"stopped at iteration {len(state.seen)} of epoch {len(state.rows) + 1}: {the_same} resumes there")
+            place = f"iteration {len(state.batches_done)} of epoch {len(state.rows) + 1}"
+            say(f"stopped at {place}: the same command{' without --restart' * args.restart} resumes there")
             sys.exit(128 + stop.signal)
         keep = not (args.no_weights or state.nan_weights)
         if keep:

@@ -40,7 +40,7 @@ def dropout_seeds(seed, epoch, iteration):
         return tf.constant(words.astype(np.int64).reshape(2, 2))
 
 
-class Measured(NamedTuple):
+class BatchMetrics(NamedTuple):
     """What a forward pass over one batch showed; the step returns it as one vector.
 
     loss         summed over the batch
@@ -50,7 +50,7 @@ class Measured(NamedTuple):
     underflow    1 if a softmax entry is 0, else 0
     gap          largest logit minus smallest, in the image where that is widest
     image        position of that image in the batch
-    largest      the largest activation of each of LAYERS, only where the loss is not finite, else 0
+    max_activations      the largest activation of each of LAYERS, only where the loss is not finite, else 0
     """
 
     loss: float
@@ -60,16 +60,16 @@ class Measured(NamedTuple):
     underflow: float
     gap: float
     image: float
-    largest: tuple
+    max_activations: tuple
 
     @classmethod
-    def of(cls, vector):
+    def from_vector(cls, vector):
         values = vector.numpy().tolist()
         return cls(*values[: -len(LAYERS)], tuple(values[-len(LAYERS) :]))
 
 
 def measure(layers, labels, loss, training):
-    """The vector of Measured, with nan_weights 0, for labels uint8 [batch] and the loss of this batch.
+    """The vector of BatchMetrics, with nan_weights 0, for labels uint8 [batch] and the loss of this batch.
 
     It is float64: the graph rewrite of --precision mixed would round a float32 vector to 16 bits.
     """
@@ -86,9 +86,9 @@ def measure(layers, labels, loss, training):
     finite = tf.math.is_finite(logits)
     zeros = tf.zeros([len(LAYERS)], tf.float64)
     if training:
-        largest = tf.cond(tf.math.is_finite(loss), lambda: zeros, activations)
+        max_activations = tf.cond(tf.math.is_finite(loss), lambda: zeros, activations)
     else:  # cond would keep every layer until the loss is known
-        largest = tf.where(tf.math.is_finite(loss), zeros, activations())
+        max_activations = tf.where(tf.math.is_finite(loss), zeros, activations())
     flags = [tf.reduce_all(finite), tf.reduce_any(probabilities == 0)]
     scalars = [
         loss,
@@ -98,38 +98,38 @@ def measure(layers, labels, loss, training):
         tf.reduce_max(gaps),
         tf.argmax(tf.where(tf.reduce_all(finite, axis=1), gaps, float("inf"))),
     ]
-    return tf.concat([tf.stack([tf.cast(scalar, tf.float64) for scalar in scalars]), largest], axis=0)
+    return tf.concat([tf.stack([tf.cast(scalar, tf.float64) for scalar in scalars]), max_activations], axis=0)
 
 
 def compile_steps(network, loss_function, train_input, test_input, xla):
-    """Two functions that return a Measured vector each.
+    """Two functions that return a BatchMetrics vector each.
 
-    train(element, dropout_seeds, rate)  one step of gradient descent; rate is a float32 tensor
-    evaluate(element, dropout_seeds)     a forward pass through the training network, dropout on
+    train(batch, dropout_seeds, rate)  one step of gradient descent; rate is a float32 tensor
+    evaluate(batch, dropout_seeds)     a forward pass through the training network, dropout on
 
-    element is one of the input's batches; dropout_seeds is int64 [2, 2], on the CPU.
+    batch is one of the input's batches; dropout_seeds is int64 [2, 2], on the CPU.
     """
     variables = network.trainable_variables
 
-    def forward(element, dropout_seeds, source, training):
-        images, labels = source.load(element)
+    def forward(batch, dropout_seeds, source, training):
+        images, labels = source.load(batch)
         layers = network(images, dropout_seeds, training)
         loss = loss_function(layers["output"], tf.one_hot(labels, 10))
         return loss, measure(layers, labels, loss, training)
 
-    def train(element, dropout_seeds, rate):
+    def train(batch, dropout_seeds, rate):
         with tf.GradientTape() as tape:
-            loss, measured = forward(element, dropout_seeds, train_input, training=True)
+            loss, measured = forward(batch, dropout_seeds, train_input, training=True)
         for variable, gradient in zip(variables, tape.gradient(loss, variables)):
             # The operation of the article's GradientDescentOptimizer.
             tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
         # A sum of squares is NaN only if one of them is: overflow makes it infinite.
         squares = tf.add_n([tf.nn.l2_loss(variable) for variable in variables])
-        nan_weights = tf.one_hot(Measured._fields.index("nan_weights"), measured.shape[0], dtype=tf.float64)
+        nan_weights = tf.one_hot(BatchMetrics._fields.index("nan_weights"), measured.shape[0], dtype=tf.float64)
         return measured + nan_weights * tf.cast(tf.math.is_nan(squares), tf.float64)
 
-    def evaluate(element, dropout_seeds):
-        return forward(element, dropout_seeds, test_input, training=False)[1]
+    def evaluate(batch, dropout_seeds):
+        return forward(batch, dropout_seeds, test_input, training=False)[1]
 
     # AutoGraph would write a file to the temporary folder, which may be missing.
     return [tf.function(each, jit_compile=xla, autograph=False) for each in (train, evaluate)]

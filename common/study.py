@@ -19,7 +19,7 @@ import subprocess
 import sys
 
 from common import arguments, commit, data
-from common.cli import SIGNALS, Parser, UserError, execute, on_signals, say, user_errors
+from common.cli import SIGNALS, Parser, UserError, on_signals, run_script, say, user_errors
 from common.results import complete, read_csv, read_record, write_text
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def run_sequentially(runs, signals, _):
 
 def ray_task(run):
     """What a worker of Ray's does; returns (exit code, why it failed or None, the run's files as {path: text})."""
-    code, reason = execute(run.script, run.flags)
+    code, reason = run_script(run.script, run.flags)
     if code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
         os._exit(code)  # not the study stopped it but what ends this node: Ray starts it again on another
     return code, reason, {path: path.read_text("utf-8") for path in run.files if code == 0 and path.exists()}
@@ -138,12 +138,17 @@ def status(runs, *_):
 def main():
     parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--seeds", type=arguments.whole(1, 1000), default=5, metavar="N", help="seeds 0 to N-1 (5)")
+    add("--seeds", type=arguments.integer(1, 1000), default=5, metavar="N", help="seeds 0 to N-1 (5)")
     add("--only", metavar="N,N", default="1,2,3,4,5,6,7", help="these experiments alone, such as 2,3,5")
     add("--status", action="store_true", help="start nothing, say what is missing")
     add("--ray", metavar="ADDRESS", help="several at a time: local, or HOST:6379, a cluster that this machine is in")
     add("--gpus", type=arguments.fraction, metavar="F", help="with --ray: a run's share of a GPU (1)")
-    add("--cpus", type=arguments.whole(1, 1024), metavar="N", help="with --ray: a run's CPUs (1; without GPU a node's)")
+    add(
+        "--cpus",
+        type=arguments.integer(1, 1024),
+        metavar="N",
+        help="with --ray: a run's CPUs (1; without GPU a node's)",
+    )
     add("flags", nargs="*", metavar="FLAG", help="after --: flags for the scripts")
     args = parser.parse_args()
     if not set(args.only.split(",")) <= set("1234567"):

@@ -1,4 +1,4 @@
-"""The loop over epochs: training steps, evaluation, and what a run knows of itself."""
+"""The loop over epochs: training steps, evaluation, and the state that a run resumes from."""
 
 import dataclasses
 import math
@@ -7,12 +7,12 @@ import time
 from common.input import OpenCVInput, TensorFlowInput, in_order, shuffled
 from common.report import Progress, describe, epoch_line, say
 from common.results import EXPLOSION, Iteration, Row
-from common.step import LAYERS, Measured, compile_steps, dropout_seeds
+from common.step import LAYERS, BatchMetrics, compile_steps, dropout_seeds
 from common.tensorflow import tf
 import numpy as np
 
 
-def verdict(measured, index, label, where):
+def diagnose_nan(measured, index, label, where):
     """Why the loss is not finite, as a dict for the record; index is that of the image in its data set."""
     explosion = not measured.finite or measured.gap >= EXPLOSION
     return {
@@ -22,42 +22,42 @@ def verdict(measured, index, label, where):
         "softmax_underflow": bool(measured.underflow),
         "image": index,
         "label": label,
-        "largest_activation": dict(zip(LAYERS, measured.largest)),
+        "largest_activation": dict(zip(LAYERS, measured.max_activations)),
     }
 
 
 @dataclasses.dataclass
 class State:
-    """Where a run stands, all of it but the network's variables; this is what a checkpoint keeps."""
+    """Where a run stands, except for the network's variables; a checkpoint keeps both."""
 
     rows: list = dataclasses.field(default_factory=list)  # of Row, the epochs that are done
     trace: list = dataclasses.field(default_factory=list)  # of Iteration
-    seen: list = dataclasses.field(default_factory=list)  # of Measured, the iterations of the current epoch
-    causes: list = dataclasses.field(default_factory=list)  # of dicts: why losses were not finite (verdict)
+    batches_done: list = dataclasses.field(default_factory=list)  # of BatchMetrics, the iterations of the current epoch
+    causes: list = dataclasses.field(default_factory=list)  # of dicts: why losses were not finite (diagnose_nan)
     nan_weights: dict | None = None  # {"epoch", "iteration"}, both counted from 1
     epoch_seconds: float = 0.0  # spent on the current epoch
-    stretches: list = dataclasses.field(default_factory=list)  # of dicts, see run.begin_stretch
+    stretches: list = dataclasses.field(default_factory=list)  # of dicts, see run.start_segment
 
     @classmethod
-    def of(cls, kept):
-        """The state from what JSON made of its dataclasses.asdict."""
+    def from_json(cls, kept):
+        """The state from its dataclasses.asdict after a round trip through JSON."""
         kept = {**kept, "rows": [Row(*row) for row in kept["rows"]]}
         kept["trace"] = [Iteration(*row) for row in kept["trace"]]
-        kept["seen"] = [Measured(*measured[:-1], tuple(measured[-1])) for measured in kept["seen"]]
+        kept["batches_done"] = [BatchMetrics(*measured[:-1], tuple(measured[-1])) for measured in kept["batches_done"]]
         return cls(**kept)
 
 
-def rounded(value):
-    """A float with the fewest digits that tell its float32 from the next."""
+def shortest_float32(value):
+    """A float with the fewest digits that identify its float32."""
     return float(str(np.float32(value)))
 
 
 class Training:
     """The loop of one run.
 
-    state              where the run stands, with the stretch that it now begins as the last one
-    save_checkpoint()  keeps the state; called every --save-minutes
-    stop               a Stop, or anything with a signal that is None until the run shall end
+    state              where the run stands; the last of its stretches is the current one
+    save_checkpoint()  called every --save-minutes
+    stop               a Stop, or anything with a signal that is None until the run is to end
     evaluation_batch   test images that go through the network at once
     """
 
@@ -91,38 +91,38 @@ class Training:
             self.save_checkpoint()
             self.saved = time.perf_counter()
 
-    def watch(self, measured, order, labels, iteration):
-        """Note, and print, why a loss is not finite: once an evaluation, and not of weights that are NaN."""
+    def note_nan(self, measured, order, labels, iteration):
+        """Note, and print, why a loss is not finite: once per evaluation, and not for weights that are NaN."""
         where = {"epoch": self.epoch + 1, "iteration": iteration}
         known = any(where.items() <= cause.items() for cause in self.state.causes)
         if not (math.isfinite(measured.loss) or self.state.nan_weights or known):
             index = int(order[int(measured.image)])
-            self.state.causes.append(verdict(measured, index, int(labels[index]), where))
+            self.state.causes.append(diagnose_nan(measured, index, int(labels[index]), where))
             say(describe(self.state.causes[-1]))
 
     def train_epoch(self):
-        """Go through the shuffled training set from where the state stands, adding to state.seen.
+        """Go through the rest of the shuffled training set, adding to state.batches_done.
 
-        Ends early when asked to stop, and once the weights are NaN: they stay so.
+        Ends early when asked to stop, and once the weights are NaN, as they stay so.
         """
-        args, state, seen = self.args, self.state, self.state.seen
+        args, state, done = self.args, self.state, self.state.batches_done
         order = shuffled(args.seed, self.epoch, len(self.dataset.train_labels), args.batch_size)
         rate = tf.constant(self.learning_rate(self.epoch), tf.float32)
-        self.progress.begin(self.epoch + 1, self.iterations * args.batch_size, len(seen) * args.batch_size)
+        self.progress.begin(self.epoch + 1, self.iterations * args.batch_size, len(done) * args.batch_size)
         pending, flushed = [], time.perf_counter()
-        for iteration, element in enumerate(self.train_input.batches(order[len(seen) :]), start=len(seen)):
-            pending.append(self.train(element, dropout_seeds(args.seed, self.epoch, iteration), rate))
+        for iteration, batch in enumerate(self.train_input.batches(order[len(done) :]), start=len(done)):
+            pending.append(self.train(batch, dropout_seeds(args.seed, self.epoch, iteration), rate))
             # Reading a result waits for the step: on a GPU, once for many steps.
             asked = self.stop.signal is not None
             last = asked or iteration + 1 == self.iterations
             if not last and len(pending) < 20 and time.perf_counter() - flushed < 0.2:
                 continue
-            for measured in map(Measured.of, pending):
-                seen.append(measured)
-                self.watch(measured, order[len(seen) - 1], self.dataset.train_labels, len(seen))
+            for measured in map(BatchMetrics.from_vector, pending):
+                done.append(measured)
+                self.note_nan(measured, order[len(done) - 1], self.dataset.train_labels, len(done))
                 if measured.nan_weights:
-                    state.nan_weights = {"epoch": self.epoch + 1, "iteration": len(seen)}
-                    say(f"epoch {self.epoch + 1}, iteration {len(seen)}: the weights are NaN and stay so")
+                    state.nan_weights = {"epoch": self.epoch + 1, "iteration": len(done)}
+                    say(f"epoch {self.epoch + 1}, iteration {len(done)}: the weights are NaN and stay so")
                     break
             self.step_seconds += time.perf_counter() - flushed
             self.steps_done += len(pending)
@@ -132,7 +132,7 @@ class Training:
                 loss=self.train_loss(),
                 accuracy=self.train_accuracy(),
                 rate=args.batch_size / step,
-                seconds_left=step * ((args.epochs - self.epoch) * self.iterations - len(seen)),
+                seconds_left=step * ((args.epochs - self.epoch) * self.iterations - len(done)),
             )
             if state.nan_weights or asked:
                 break
@@ -141,55 +141,60 @@ class Training:
         self.progress.end()
 
     def train_loss(self):
-        """Of the epoch so far, the mean of its batches."""
-        return np.mean([m.loss for m in self.state.seen])
+        """The mean over the batches of the epoch so far."""
+        return np.mean([m.loss for m in self.state.batches_done])
 
     def train_accuracy(self):
-        """Of the epoch so far."""
-        return sum(m.correct for m in self.state.seen) / len(self.state.seen) / self.args.batch_size
+        """The accuracy over the epoch so far."""
+        return sum(m.correct for m in self.state.batches_done) / len(self.state.batches_done) / self.args.batch_size
 
     def evaluate(self):
         """Summed loss and accuracy over the test images."""
         size = len(self.dataset.test_labels)
         loss = correct = 0.0
-        for number, batch in enumerate(in_order(size, self.evaluation_batch)):
-            (element,) = self.test_input.batches(batch[np.newaxis])
+        for number, order in enumerate(in_order(size, self.evaluation_batch)):
+            (batch,) = self.test_input.batches(order[np.newaxis])
             seeds = dropout_seeds(self.args.seed, self.epoch, self.iterations + number)
-            measured = Measured.of(self.evaluate_batch(element, seeds))
-            self.watch(measured, batch, self.dataset.test_labels, None)
+            measured = BatchMetrics.from_vector(self.evaluate_batch(batch, seeds))
+            self.note_nan(measured, order, self.dataset.test_labels, None)
             loss += measured.loss
             correct += measured.correct
-        return rounded(loss), correct / size
+        return shortest_float32(loss), correct / size
 
     def finish_epoch(self):
-        """Evaluate and turn the current epoch into a row, which it returns; all that follow, too, for NaN weights."""
-        args, state, seen = self.args, self.state, self.state.seen
+        """Evaluate, turn the current epoch into a row, and return it; add all later rows if the weights are NaN."""
+        args, state, done = self.args, self.state, self.state.batches_done
         evaluated = self.evaluate()
         self.count_time()
         row = Row(
             self.epoch + 1,
             *evaluated,
-            train_loss=rounded(self.train_loss()),
-            train_accuracy=rounded(self.train_accuracy()),
+            train_loss=shortest_float32(self.train_loss()),
+            train_accuracy=shortest_float32(self.train_accuracy()),
             seconds=None if state.nan_weights else round(state.epoch_seconds, 2),
-            logit_gap=rounded(np.max([m.gap for m in seen])),
+            logit_gap=shortest_float32(np.max([m.gap for m in done])),
         )
         before = len(state.trace)
         state.trace += [
-            Iteration(before + number, rounded(m.loss), rounded(m.correct / args.batch_size), rounded(m.gap))
-            for number, m in enumerate(seen, start=1)
+            Iteration(
+                before + number,
+                shortest_float32(m.loss),
+                shortest_float32(m.correct / args.batch_size),
+                shortest_float32(m.gap),
+            )
+            for number, m in enumerate(done, start=1)
         ]
         state.rows.append(row)
-        state.seen, state.epoch_seconds = [], 0.0
+        state.batches_done, state.epoch_seconds = [], 0.0
         if state.nan_weights:
-            # Weights that are NaN stay so, and so does what this one evaluation of them showed.
+            # Weights that are NaN stay so: every later evaluation would show the same.
             state.rows += [Row(later + 1, *evaluated) for later in range(self.epoch, args.epochs)]
         return row
 
     def run(self, write):
-        """Train to the last epoch, or until asked to stop; write() after each epoch, then its line."""
+        """Train to the last epoch, or until asked to stop. After each epoch, call write() and print a line."""
         while self.epoch < self.args.epochs and self.stop.signal is None:
-            if len(self.state.seen) < self.iterations and not self.state.nan_weights:
+            if len(self.state.batches_done) < self.iterations and not self.state.nan_weights:
                 self.train_epoch()
             if self.stop.signal is None:
                 row = self.finish_epoch()

@@ -103,13 +103,13 @@ def ours(number, precision, batch, device, xla=False):
         nonlocal left
         while steps:
             # At the end of an epoch the loop returns by itself.
-            left = part = min(steps, training.iterations - len(training.state.seen))
+            left = part = min(steps, training.iterations - len(training.state.batches_done))
             stop.signal = None
             with tf.device(name):
                 training.train_epoch()
             steps -= part
-            if len(training.state.seen) == training.iterations:
-                training.state.seen.clear()
+            if len(training.state.batches_done) == training.iterations:
+                training.state.batches_done.clear()
 
     return advance
 
@@ -193,7 +193,7 @@ def sample_limit(started, precision, device):
 
 
 def sample_run(started, experiment, device, precision, train_size, epochs, steps):
-    """A whole run of a script, evaluation, checkpoints and files included, of so many steps an epoch (None: all).
+    """A whole run of a script, evaluation, checkpoints and files included, of N steps an epoch (None: all).
 
     Returns seconds to the imports' end and to the first step's begin, of steps, evaluation and the rest, and peak MiB.
     """

@@ -1,7 +1,6 @@
 """Each script against the article's computation in tests/reference.py: same initial values, same digits, same masks.
 
 python -m tests.parity             the parity table
-python -m tests.parity --float64   what rounding alone does: both sides against the reference in float64
 python -m tests.parity --mixed     the script in --precision mixed on a CPU against the reference in float32
 python -m tests.parity --mistakes  mistakes planted into the scripts, and which comparison catches them
 """
@@ -18,7 +17,7 @@ from typing import NamedTuple
 
 from common import data
 from common.session import open_session
-from common.step import Measured, compile_steps
+from common.step import BatchMetrics, compile_steps
 from common.tensorflow import tf
 import numpy as np
 
@@ -27,15 +26,15 @@ from tests.reference import BATCH_NORM, DEFAULT_VALUES, Reference, learning_rate
 ROOT = Path(__file__).parent.parent
 STEPS = 5
 BATCH = 4
-# The bound on every relative error. Two things alone are measured otherwise, both in experiments 6 and 7:
+# The bound on every relative error. Only two things are measured differently, both in experiments 6 and 7:
 # - A bias before batch norm has the gradient 0, of which rounding leaves noise; its error is taken relative to the
 #   summed magnitude of the terms that cancel.
 # - A scale or beta moves by so few units in its last place that one of them rounded otherwise can exceed the bound;
 #   rounded_bound says what it may be instead.
 # And there the five steps are compared one by one, each from the script's own weights. Batch norm makes the first steps
 # chaotic: from the article's values, 1e-7 of the weights changes the sum of five updates by 80 to 90 % even in float64,
-# as ReLU and pooling choose otherwise, and float32 alone puts the first gradients 3 % off (--float64). Script and
-# reference round forward alike; backward they add in another order, which is enough.
+# as ReLU and pooling choose differently, and float32 alone puts the first gradients 3 % off (results/parity.txt).
+# Script and reference round forward alike; backward they add in another order, which is enough.
 BOUND = 1e-4
 # The same with --precision mixed: bfloat16 rounds by up to 2**-8, what goes into and what comes out of the products of
 # eight layers, forward and backward.
@@ -166,7 +165,7 @@ class Script:
     def under(self, setting):
         """The functions (logits, train, evaluate) of a setting, to be called inside the block only.
 
-        All take a batch, and train the learning rate; logits returns [batch, 10], the others a Measured.
+        All take a batch, and train the learning rate; logits returns [batch, 10], the others a BatchMetrics.
         """
         module, kept = self.module, self.module.dropout_rate
         key = setting.loss, setting.dropout
@@ -183,10 +182,10 @@ class Script:
             return self.network(pixels, seeds, training=False)["output"].numpy()
 
         def train(batch, rate):
-            return Measured.of(compiled_train(*tensors(batch), tf.constant(rate, tf.float32)))
+            return BatchMetrics.from_vector(compiled_train(*tensors(batch), tf.constant(rate, tf.float32)))
 
         def evaluate(batch):
-            return Measured.of(compiled_evaluate(*tensors(batch)))
+            return BatchMetrics.from_vector(compiled_evaluate(*tensors(batch)))
 
         module.dropout_rate = kept if setting.dropout else 0
         try:
@@ -534,67 +533,6 @@ def print_parity():
     print("NaN: in both and in the same places.  *: the bound is that of rounded_bound, else it is 1e-4.")
 
 
-def first_step(side, setting, values, batch, rate):
-    """(logits, gradients by name, values by name after one step) of a Script or a Reference."""
-    side.assign(values)
-    if isinstance(side, Script):
-        with side.under(setting) as (logits, train, _):
-            found = logits(batch)
-            train(batch, PROBE_RATE)
-            gradients = {name: probed(side, values, name) for name in values if "running" not in name}
-            side.assign(values)
-            train(batch, rate)
-    else:
-        found, _, _, gradients, _ = side.differentiate(*fed(batch), setting.loss)
-        side.assign(values)
-        side.step(*fed(batch), rate, setting.loss)
-    return found, gradients, {name: side.read(name) for name in values}
-
-
-def total_updates(side, values, setting, training, rate, perturbation):
-    """What the training batches together do to the values, each perturbed by that share of itself: by name."""
-    random, start = np.random.default_rng(0), {}
-    for name, value in values.items():
-        start[name] = value * (1 + perturbation * random.standard_normal(value.shape))
-        side.assign({name: start[name]})
-    for batch in training:
-        side.step(*fed(batch), rate, setting.loss)
-    return {name: np.float32(side.read(name) - value) for name, value in start.items() if "running" not in name}
-
-
-def print_float64():
-    """What rounding does: the first step of both sides against float64, and float64 against itself, perturbed."""
-    print("Relative errors of the worst tensor of each kind, biases before batch norm left out.")
-    print("Perturbed: float64 against itself after every weight was changed by about 1e-7 of itself.")
-    row("", ("logits", "gradient", "update 1", "update 5"))
-    for experiment in range(1, 8):
-        pair, exact = Pair(experiment), Reference(experiment, tf.float64)
-        silent = [f"{layer}/biases" for layer in exact.biased] if experiment in BATCH_NORM else []
-        for setting in settings(experiment):
-            if not setting.dropout or is_nan(experiment, setting):
-                continue
-            values, (*training, _) = pair.values[setting.values], batches(setting)
-            rate = learning_rate(experiment, 0)
-
-            def errors(ours, theirs, values=values, silent=silent):
-                names = [name for name in theirs[1] if name not in silent]
-                gradient = max(relative_error(ours[1][name], theirs[1][name]) for name in names)
-                update = max(relative_error(ours[2][name], theirs[2][name], values[name]) for name in names)
-                return [f"{error:.0e}" for error in (relative_error(ours[0], theirs[0]), gradient, update)]
-
-            truth = first_step(exact, setting, values, training[0], rate)
-            for label, side in ("script", pair.script), ("float32", pair.reference):
-                found = first_step(side, setting, values, training[0], rate)
-                row(f"{experiment} {setting}", errors(found, truth) + [""] + [f"  {label} - float64"])
-            del found, truth
-            steady, shaken = (total_updates(exact, values, setting, training, rate, size) for size in (0, 1e-7))
-            drift = max(relative_error(shaken[name], update) for name, update in steady.items() if name not in silent)
-            row(f"{experiment} {setting}", ["", "", "", f"{drift:.0e}", "  float64, perturbed"])
-            del steady, shaken
-        pair.close()
-        exact.close()
-
-
 def mixed_errors(experiment):
     """{setting: {column: the largest error}} of the first step, this process being one of --precision mixed."""
     pair, found = Pair(experiment), {}
@@ -636,7 +574,6 @@ def print_mistakes():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--float64", action="store_true", help="what rounding alone does")
     which.add_argument("--mixed", action="store_true", help="scripts in --precision mixed")
     which.add_argument("--mistakes", action="store_true", help="planted mistakes")
     args = parser.parse_args()
@@ -644,8 +581,6 @@ def main():
     tf.get_logger().setLevel("ERROR")  # not to hear that many functions were compiled
     if args.mistakes:
         print_mistakes()
-    elif args.float64:
-        print_float64()
     elif args.mixed:
         print_mixed()
     else:

@@ -165,7 +165,7 @@ def on_a_desk(sheet, rng):
 
 
 def edge_of_a_desk(sheet, rng):
-    """The sheet fills the image but for a strip along one side."""
+    """The sheet fills the image except for a strip along one side."""
     height, width = sheet.shape
     free = [sheet.centre[0], width - sheet.centre[0], sheet.centre[1], height - sheet.centre[1]]
     side = int(np.argmax(free))

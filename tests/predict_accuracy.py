@@ -17,8 +17,8 @@ from common import arguments, data
 from common.cli import Parser, UserError, user_errors
 from common.ink import plainly
 from common.predict import (
-    COMPANIONS,
-    MASKS,
+    BATCH_NORM_IMAGES,
+    DROPOUT_SAMPLES,
     Likeness,
     Predictor,
     answers,
@@ -107,8 +107,8 @@ def right(predictor, digits, labels):
 def main():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--test-images", type=arguments.whole(1, 9000), default=9000, metavar="N", help="of the 9000")
-    parser.add_argument("--photographs", type=arguments.whole(1, 1000), default=50, metavar="N", help="of each kind")
+    parser.add_argument("--test-images", type=arguments.integer(1, 9000), default=9000, metavar="N", help="of the 9000")
+    parser.add_argument("--photographs", type=arguments.integer(1, 1000), default=50, metavar="N", help="of each kind")
     args = parser.parse_args()
     mnist = data.load()
     chosen = slice(1000, 1000 + args.test_images)
@@ -125,10 +125,11 @@ def main():
             written.append(read_back(path))
     printed_labels = np.tile(np.arange(10), len(FONTS))
     device, _ = open_session()
-    print(f"Mean of {MASKS} dropout masks; batch norm by the moments of the first {COMPANIONS} test images")
+    print(f"Mean of {DROPOUT_SAMPLES} dropout masks; ", end="")
+    print(f"batch norm by the moments of the first {BATCH_NORM_IMAGES} test images")
     for run in args.runs:
         with tf.device(device):
-            predictor = Predictor(load_network(run), mnist.test_images[:COMPANIONS])
+            predictor = Predictor(load_network(run), mnist.test_images[:BATCH_NORM_IMAGES])
             print(f"\n{run.name}")
             _, line = right(predictor, images, labels)
             print(f"  test images as they are         {line}")

@@ -68,24 +68,16 @@ def initializers(experiment):
     return None, None
 
 
-def local_response(inputs, composed):
-    """LRN over five neighbouring channels of [batch, height, width, channels]; composed of plain ops, or TensorFlow's.
-
-    TensorFlow's has no float64 kernel. alpha is not divided by the number of channels.
-    """
-    if not composed:
-        return tf.nn.local_response_normalization(inputs, depth_radius=2, bias=1.0, alpha=2e-5, beta=0.75)
-    channels = inputs.shape[3]
-    squares = tf.pad(tf.square(inputs), [[0, 0], [0, 0], [0, 0], [2, 2]])
-    sums = tf.add_n([squares[..., start : start + channels] for start in range(5)])
-    return inputs / (1.0 + 2e-5 * sums) ** 0.75
+def local_response(inputs):
+    """LRN over five neighbouring channels of [batch, height, width, channels]; alpha is not divided by their number."""
+    return tf.nn.local_response_normalization(inputs, depth_radius=2, bias=1.0, alpha=2e-5, beta=0.75)
 
 
-def normalise(inputs, scale, beta, composed):
+def normalise(inputs, scale, beta, composed=False):
     """Batch norm by the moments of inputs [..., n], which are returned too; composed of plain ops, or TensorFlow's.
 
-    TensorFlow's has no float64 kernel. The article's is the composed one; the two differ by rounding alone, but where
-    forward passes round differently a gradient shows it magnified: see parity.BOUND.
+    The article's is the composed one; the two differ only by rounding, but where forward passes round differently a
+    gradient magnifies it: see parity.BOUND.
     """
     axes = list(range(len(inputs.shape) - 1))
     mean, variance = tf.nn.moments(inputs, axes)
@@ -115,29 +107,29 @@ def cross_entropy(logits, labels, method):
 class Reference:
     """The graph and Session of one experiment. Its variables are named conv1/weights, conv1/biases, ...
 
-    dtype float64 replaces the kernels of LRN and batch norm by plain ops. Values are NumPy arrays, by variable name.
+    Values are NumPy arrays, by variable name.
     """
 
-    def __init__(self, experiment, dtype=tf.float32):
-        self.experiment, self.dtype = experiment, dtype
+    def __init__(self, experiment):
+        self.experiment = experiment
         self.variables, self.assignments, self.biased = {}, {}, {}
         with tf.Graph().as_default() as graph:
-            self.pixels = v1.placeholder(dtype, [None, 227, 227, 1])
-            self.labels = v1.placeholder(dtype, [None, CLASSES])
-            self.masks = [v1.placeholder(dtype, [None, size]) for _, _, size in HIDDEN]
-            self.rate = v1.placeholder(dtype, [])
+            self.pixels = v1.placeholder(tf.float32, [None, 227, 227, 1])
+            self.labels = v1.placeholder(tf.float32, [None, CLASSES])
+            self.masks = [v1.placeholder(tf.float32, [None, size]) for _, _, size in HIDDEN]
+            self.rate = v1.placeholder(tf.float32, [])
             self.logits = self._network()
             probabilities = tf.nn.softmax(self.logits)
             hits = tf.equal(tf.argmax(probabilities, 1), tf.argmax(self.labels, 1))
-            self.accuracy = tf.reduce_mean(tf.cast(hits, dtype))
+            self.accuracy = tf.reduce_mean(tf.cast(hits, tf.float32))
             self.loss, self.gradients, self.training, self.terms = {}, {}, {}, {}
             for method in LOSSES:
                 self._train(method)
         self.session = v1.Session(graph=graph)
 
     def _variable(self, name, shape, initializer, trainable=True):
-        variable = v1.get_variable(name, shape, self.dtype, initializer, trainable=trainable)
-        value = v1.placeholder(self.dtype, shape)
+        variable = v1.get_variable(name, shape, tf.float32, initializer, trainable=trainable)
+        value = v1.placeholder(tf.float32, shape)
         self.variables[name], self.assignments[name] = variable, (v1.assign(variable, value), value)
         return variable
 
@@ -155,7 +147,7 @@ class Reference:
         beta = self._variable(f"{name}/beta", size, v1.zeros_initializer())
         running_mean = self._variable(f"{name}/running_mean", size, v1.zeros_initializer(), trainable=False)
         running_variance = self._variable(f"{name}/running_variance", size, v1.ones_initializer(), trainable=False)
-        outputs, mean, variance = normalise(inputs, scale, beta, composed=self.dtype == tf.float64)
+        outputs, mean, variance = normalise(inputs, scale, beta)
         moves = [
             v1.assign(running, running * 0.999 + moment * (1 - 0.999))
             for running, moment in ((running_mean, mean), (running_variance, variance))
@@ -177,7 +169,7 @@ class Reference:
         ]
         outputs = self._activate(layer.name, tf.nn.bias_add(tf.concat(parts, axis=3), biases))
         if layer.normalised and self.experiment not in BATCH_NORM:
-            outputs = local_response(outputs, composed=self.dtype == tf.float64)
+            outputs = local_response(outputs)
         return tf.nn.max_pool2d(outputs, 3, 2, "VALID") if layer.pooled else outputs
 
     def _network(self):

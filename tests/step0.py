@@ -1,7 +1,7 @@
 """How strong the signal is at the initial values, and how long the plateau lasts that follows: one number at step 0.
 
 python -m tests.step0             prints the table of results/step0.txt and draws results/step0.png
-python -m tests.step0 --measure   first measures results/step0.csv anew, ten minutes on 2 cores
+python -m tests.step0 --measure   measures results/step0.csv first, ten minutes on 2 cores
 
 Per network and seed: the standard deviation over images of pool5 (mean of its units) and the norm of conv1's gradient
 of the summed loss, for the first 64 test images with dropout on, in float32 on the CPU.

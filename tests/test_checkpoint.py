@@ -193,7 +193,7 @@ def test_without_a_state_file_an_unreadable_curve_or_record_is_refused(name, tmp
 def test_the_state_of_another_run_is_refused(tmp_path):
     path = stopped(tmp_path)
     path.rename(path.with_name("y.npz"))
-    with pytest.raises(UserError, match=r"y\.npz: the state of x, not of y; move it away"):
+    with pytest.raises(UserError, match=r"y\.npz: the state of x, not of y; move it elsewhere"):
         train(tmp_path, name="y")
     path.with_name("y.npz").rename(path)
     for name, words in {"bias": "the variables of another network", "Variable": "without a name of their own"}.items():
@@ -207,7 +207,7 @@ def test_a_checkpoint_in_tensorflows_format_is_refused_and_restart_moves_it(tmp_
     old = tmp_path / ".checkpoints" / "x"
     old.mkdir(parents=True)
     (old / "step-3 (copy).index").touch()
-    with pytest.raises(UserError, match="in TensorFlow's format, which commit d22d2a0 reads"):
+    with pytest.raises(UserError, match="in TensorFlow's format. Finish the run with commit d22d2a0"):
         train(tmp_path)
     assert train(tmp_path, flags=["--restart"]) == 0 and curve(tmp_path) == whole
     assert (tmp_path / ".checkpoints" / "x.old1" / "step-3 (copy).index").exists()
@@ -300,12 +300,12 @@ def test_a_run_does_not_resume_with_other_code(name, tmp_path, copied, monkeypat
     else:
         before = None
         monkeypatch.setattr(*{"NumPy": (np, "__version__", "1.0.0"), "TensorFlow": (tf, "__version__", "1.0.0")}[name])
-    with pytest.raises(UserError, match=f"^x: it began with another {name}; .*--despite-changes.*--restart"):
+    with pytest.raises(UserError, match=f"^x began with a different {name}. .*--despite-changes.*--restart"):
         train(tmp_path)
     assert train(tmp_path, looks=4, flags=["--despite-changes"]) == 143
     if before:  # back again: another change
         path.write_text(before, "utf-8")
-        with pytest.raises(UserError, match=f"it began with another {name}"):
+        with pytest.raises(UserError, match=f"began with a different {name}"):
             train(tmp_path)
         assert train(tmp_path, flags=["--despite-changes"]) == 0
     else:
@@ -365,7 +365,7 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch, whole):
 
     def note(path, network, kept):
         if path.parent.name == ".checkpoints":
-            saved.append((len(kept["state"]["rows"]), len(kept["state"]["seen"])))
+            saved.append((len(kept["state"]["rows"]), len(kept["state"]["batches_done"])))
         save(path, network, kept)
 
     save = loop.save
@@ -390,7 +390,7 @@ def test_no_weights_are_kept_if_told_so(tmp_path, capsys):
 def test_what_a_complete_run_does_not_have_is_named(tmp_path):
     def missing(*flags):
         args = parse("x.py", None, ["--results-dir", str(tmp_path), *flags])
-        return list(loop.Files(tmp_path, "x", args).missing())
+        return list(loop.Files(tmp_path, "x", args).unmet_flags())
 
     train(tmp_path, facts={**FACTS, "tf32": True})
     assert missing() == missing("--device", "cpu") == []

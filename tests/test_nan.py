@@ -2,7 +2,7 @@
 
 import importlib
 
-from common.step import LAYERS, Measured, compile_steps
+from common.step import LAYERS, BatchMetrics, compile_steps
 from common.tensorflow import tf
 import numpy as np
 import pytest
@@ -78,13 +78,13 @@ def test_step_and_evaluation_measure_the_same(xla, gap, loss_nan, underflow, fin
     module = importlib.import_module("alexnet1")
     train, evaluate = compile_steps(Bias(), module.naive_loss, Given(), Given(), xla)
     element = (tf.reverse(logits(gap), [0]), tf.constant([2, 0], tf.uint8))
-    trained = Measured.of(train(element, None, tf.constant(0.1)))
-    evaluated = Measured.of(evaluate((element[0], element[1]), None))
+    trained = BatchMetrics.from_vector(train(element, None, tf.constant(0.1)))
+    evaluated = BatchMetrics.from_vector(evaluate((element[0], element[1]), None))
     assert np.isnan(trained.loss) == trained.nan_weights == loss_nan
     assert trained.finite == finite and trained.image == 1
     if finite:
         assert trained.underflow == underflow and trained.gap == gap and trained.correct == 1
-    assert trained.largest == ((gap,) * len(LAYERS) if loss_nan else (0,) * len(LAYERS))
+    assert trained.max_activations == ((gap,) * len(LAYERS) if loss_nan else (0,) * len(LAYERS))
     if loss_nan:
         assert np.isnan(evaluated.loss) and evaluated.correct == 1  # NaN weights: class 0 for both images
     else:

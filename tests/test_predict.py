@@ -312,7 +312,7 @@ def keep(tmp_path):
 @pytest.mark.parametrize("number, masks", [(2, 3), (5, 3), (6, 1)])
 def test_an_answer_is_the_networks_own_mean_over_masks(number, masks, small, mnist, monkeypatch):
     """For 6 as in the batch that its moments are of, under the mask that they were taken with."""
-    monkeypatch.setattr(predict, "MASKS", masks)
+    monkeypatch.setattr(predict, "DROPOUT_SAMPLES", masks)
     network, digits = small(number), mnist.test_images[:8]
     pixels = resize_tensorflow(digits)
     outputs = [network(pixels, dropout_seeds(0, 0, mask), False)["output"] for mask in range(masks)]
@@ -381,7 +381,7 @@ def test_weights_that_do_not_fit_are_named(kind, small, keep):
 def test_digits_probabilities_and_the_picture(small, keep, mnist, monkeypatch, tmp_path, capsys):
     record = keep(small(6), "alexnet6")
     monkeypatch.setattr(predict, "open_session", lambda *_: ("/CPU:0", {}))
-    for name in ("AT_ONCE", "MASKS", "COMPANIONS"):
+    for name in ("BATCH_SIZE", "DROPOUT_SAMPLES", "BATCH_NORM_IMAGES"):
         monkeypatch.setattr(predict, name, 2)
     folder = tmp_path / "digits"
     folder.mkdir()
@@ -409,7 +409,7 @@ def test_digits_probabilities_and_the_picture(small, keep, mnist, monkeypatch, t
         with pytest.raises(UserError, match=f"--picture .*{picture}: {words}"):
             predict.main()
     monkeypatch.setattr(sys, "argv", command)
-    monkeypatch.setattr(predict, "PICTURE", 2)
+    monkeypatch.setattr(predict, "MAX_PICTURES", 2)
     with pytest.raises(UserError, match="--picture: there are 3 images, more than 2"):
         predict.main()
 
@@ -417,7 +417,7 @@ def test_digits_probabilities_and_the_picture(small, keep, mnist, monkeypatch, t
 def test_a_bad_image_does_not_cost_the_others(small, keep, mnist, monkeypatch, tmp_path, capsys):
     record = keep(small(6), "alexnet6")
     monkeypatch.setattr(predict, "open_session", lambda *_: ("/CPU:0", {}))
-    for name in ("AT_ONCE", "MASKS", "COMPANIONS"):
+    for name in ("BATCH_SIZE", "DROPOUT_SAMPLES", "BATCH_NORM_IMAGES"):
         monkeypatch.setattr(predict, name, 2)
     folder = tmp_path / "$digits"
     folder.mkdir()

@@ -275,7 +275,7 @@ def test_moving_aside_never_overwrites(tmp_path):
     files = loop.Files(tmp_path, "x", None)
     for content in ("one", "two"):
         files.csv.write_text(content)
-        files.set_aside()
+        files.move_aside()
     assert not files.csv.exists()
     assert [(tmp_path / f"x.csv.old{n}").read_text() for n in (1, 2)] == ["one", "two"]
 

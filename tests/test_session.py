@@ -26,7 +26,7 @@ from common.input import TensorFlowInput, resize_tensorflow
 from common.session import open_session
 from common.tensorflow import tf
 from common import data
-from common.step import Measured, compile_steps
+from common.step import BatchMetrics, compile_steps
 import numpy as np
 
 device = sys.argv[1]
@@ -53,7 +53,7 @@ for name in ("alexnet4", "alexnet6"):
     source = TensorFlowInput(mnist.train_images[:8], mnist.train_labels[:8])
     evaluate = compile_steps(network, module.naive_loss, source, source, xla=False)[1]
     (element,) = source.batches(np.arange(8, dtype=np.int32)[np.newaxis])
-    measured = Measured.of(evaluate(element, seeds))
+    measured = BatchMetrics.from_vector(evaluate(element, seeds))
     found[name] = {
         "measured": [measured.loss, *(float(tf.cast(measured.loss, half)) for half in (tf.bfloat16, tf.float16))],
         "loss": abs(float(loss / exact) - 1),

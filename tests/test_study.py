@@ -30,7 +30,7 @@ def study(folder, *flags, more=(), **options):
 
 
 def finished(folder, name, seconds=1.0):
-    """The files of a complete run that took so many seconds."""
+    """The files of a complete run that took this many seconds."""
     results.write_csv(folder / f"{name}.csv", [results.Row(epoch, 2.3, 0.1) for epoch in (1, 2)])
     results.write_record(folder / f"{name}.json", {"complete": True, "wall_seconds": seconds})
 
