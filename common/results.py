@@ -19,8 +19,6 @@ from common.cli import UserError
 
 # How file systems answer what they cannot do: NFS, Lustre and FUSE mounts lack flock or the fsync of a folder.
 UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
-
-
 EXPLOSION = 1e4  # a convention: the logit gap from which a NaN loss is called an explosion
 
 
