@@ -2,13 +2,13 @@
 
 python plot_results.py            the seven experiments, from results/
 python plot_results.py FOLDER     those of another folder
-python plot_results.py CSV CSV    these runs alone
+python plot_results.py CSV CSV    only these runs
 
 Of an experiment that was run in several ways the pictures show the article's
 protocol, in the precision that came furthest; in a folder of shortened runs,
-that which trained on most images; with --all, every run. In accuracy.png and loss.png the article's
-figures are hollow markers. gap.png and iterations.png are about the NaNs, and
-show runs with the fused loss, too.
+the run that trained on most images; with --all, every run. In accuracy.png and
+loss.png the article's figures are hollow markers. gap.png and iterations.png
+are about the NaNs, and show runs with the fused loss, too.
 """
 
 from argparse import RawDescriptionHelpFormatter
@@ -29,7 +29,7 @@ def parse(arguments):
     parser = Parser(prog="plot_results.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", type=Path, metavar="CSV or FOLDER", help="what to plot (results/)")
     parser.add_argument("--all", action="store_true", help="draw every run: shortened ones, both precisions, ...")
-    parser.add_argument("--no-article", action="store_true", help="draw our curves alone")
+    parser.add_argument("--no-article", action="store_true", help="draw only our curves")
     parser.add_argument("--details", action="store_true", help="print a line on each run, too: speed, NaN, logit gap")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, and draw nothing")
     parser.add_argument("--show", action="store_true", help="open a window, too")

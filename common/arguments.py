@@ -45,7 +45,7 @@ minutes = real(lambda value: 0 <= value <= 10_000, "a number of minutes from 0 t
 def device(text):
     """An argparse type: auto, cpu, gpu or gpu:N."""
     if not re.fullmatch(r"auto|cpu|gpu(:\d{1,3})?", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, gpu, gpu:0, gpu:1, ...")
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of auto, cpu, gpu, gpu:0, gpu:1, ...")
     return text
 
 

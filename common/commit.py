@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 import subprocess
 
-VARIABLE = "ALEXNET_COMMIT"  # what the study tells its nodes, which have the code without git
+VARIABLE = "ALEXNET_COMMIT"  # set by the study for its nodes, which have the code without git
 
 
 def git_commit():

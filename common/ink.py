@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 CONTRAST = 20  # of 255, between digit and ground
-MIN_BLOB = 0.02  # of the largest piece of ink: what is smaller is none of the digit
+MIN_BLOB = 0.02  # of the largest piece of ink: smaller pieces are not part of the digit
 EDGE = 0.08  # of the image's edge that is ink at most, if the plain reading is to stand
 FULL = 0.35  # of the image that is ink at most
 THICK = 0.5  # of a digit's longer side: no stroke is wider

@@ -73,7 +73,7 @@ def bfloat16():
 
 
 def cpu_name():
-    """The CPU's name, with what tells its generation: many are sold, and lent, under one name."""
+    """The CPU's name, with its generation: many are sold, and rented, under one name."""
     generation = " ".join(f"{fact.removeprefix('cpu ')} {processor(fact)}" for fact in ("cpu family", "model"))
     parts = [processor("model name") or platform.machine(), generation * bool(processor("cpu family")), bfloat16()]
     return ", ".join(filter(None, parts))

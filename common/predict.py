@@ -144,7 +144,7 @@ def is_image(path):
 def find_images(paths, complain):
     """The files among paths, and the images in the folders among them, as a list of Path.
 
-    complain(message) is told of each folder that has no image or cannot be read. A folder's other files are named.
+    complain(message) is called for each folder that has no image or cannot be read. Other files in a folder are named.
     """
     found = []
     for path in paths:
@@ -160,7 +160,7 @@ def find_images(paths, complain):
         others = [shown(each.name) for each in files if each not in images]
         if others:
             names = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-            print(f"{shown(path)}: skipped what is no image: {names}", file=sys.stderr)
+            print(f"{shown(path)}: skipped, not images: {names}", file=sys.stderr)
         if not images:
             complain(f"{shown(path)}: no image in this folder; name another, or image files")
         found += images
@@ -182,7 +182,7 @@ def load_network(path):
         raise UserError(f"{record}: the weights of this run turned NaN, none were kept; name another run")
     experiment = str(facts.get("experiment"))
     if not re.fullmatch(r"alexnet\d+", experiment) or not (ROOT / f"{experiment}.py").exists():
-        raise UserError(f"{record}: its experiment is {experiment!r}, none of this repository; name another run")
+        raise UserError(f"{record}: its experiment, {experiment!r}, is not in this repository; name another run")
     try:
         arrays, _ = load(weights)
     except FileNotFoundError:
@@ -293,7 +293,7 @@ def check_picture(picture, paths):
 
 
 def prepare(paths, complain):
-    """Yield lists of up to BATCH_SIZE (path, digit, notes); complain(message) is told of an image without a digit."""
+    """Yield lists of up to BATCH_SIZE (path, digit, notes); call complain(message) for an image without a digit."""
     with tqdm(paths, unit=" images", leave=False, disable=None if len(paths) > BATCH_SIZE else True) as bar:
         prepared = []
         for number, path in enumerate(bar, 1):

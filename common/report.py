@@ -1,4 +1,4 @@
-"""What a run prints. Standard output may go away (a closed terminal, a broken pipe): the run continues without it."""
+"""What a run prints. If stdout goes away (a closed terminal, a broken pipe), the run continues without it."""
 
 import contextlib
 import datetime
@@ -47,7 +47,7 @@ def describe(cause):
 
 
 def epoch_line(row, epochs):
-    """One line an epoch, in the article's manner."""
+    """The line of an epoch, in the article's format."""
     seconds = "" if row.seconds is None else f", {row.seconds:.0f} s"
     return (
         f"epoch {row.epoch}/{epochs}, loss {row.loss:.8g}, testing accuracy {row.accuracy:.4g}, "
@@ -56,7 +56,7 @@ def epoch_line(row, epochs):
 
 
 class Progress:
-    """Inside an epoch: a bar on a terminal; in a file or a pipe a line after a minute, then every ten."""
+    """Within an epoch: a bar on a terminal; in a file or a pipe a line after a minute, then every ten minutes."""
 
     def __init__(self, epochs):
         self.epochs, self.due = epochs, time.perf_counter() + FIRST_LINE
@@ -76,7 +76,7 @@ class Progress:
         self.epoch, self.images, self.done = epoch, images, done
 
     def update(self, images, loss, accuracy, rate, seconds_left):
-        """So many images more; loss and accuracy of the last batch and of the epoch, images a second, for the run."""
+        """N more images; mean loss and accuracy of the epoch so far, images per second, seconds left of the run."""
         self.done += images
         left = f"{datetime.timedelta(seconds=round(seconds_left))} left"
         if self.bar.disable:

@@ -174,7 +174,7 @@ def read_record(path):
 
 
 def complete(csv_path, record_path, epochs):
-    """Whether both files are there and tell of a run that reached its last epoch."""
+    """Whether both files exist and are those of a run that reached its last epoch."""
     if not (csv_path.exists() and record_path.exists()):
         return False
     return read_record(record_path).get("complete") is True and len(read_csv(csv_path)) == epochs

@@ -1,8 +1,8 @@
-"""All runs, the most wanted first; what is complete is skipped, the rest resumes.
+"""All runs, the most wanted first: complete ones are skipped, the rest resume.
 
 python -m common.study                          one run after the other
 python -m common.study --ray local --gpus 0.33  three at a time on one GPU
-python -m common.study --ray HOST:6379          on a Ray cluster, a GPU a run
+python -m common.study --ray HOST:6379          on a Ray cluster, a GPU per run
 python -m common.study --status                 what is missing, and how long
 python -m common.study -- --device cpu          flags after -- are the scripts'
 """
@@ -46,7 +46,7 @@ def run_sequentially(runs, signals, _):
     on_signals(stop)
     while runs and not signals:
         run = runs.pop(0)
-        # In a session of its own: Ctrl-C reaches it through the study alone.
+        # In a session of its own: Ctrl-C reaches it only through the study.
         process = subprocess.Popen([sys.executable, str(ROOT / run.script), *run.flags], start_new_session=True)
         if signals:  # it came before the process was there
             process.terminate()
@@ -55,7 +55,7 @@ def run_sequentially(runs, signals, _):
 
 
 def ray_task(run):
-    """What a worker of Ray's does; returns (exit code, why it failed or None, the run's files as {path: text})."""
+    """The task of a Ray worker; returns (exit code, why it failed or None, the run's files as {path: text})."""
     code, reason = run_script(run.script, run.flags)
     if code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
         os._exit(code)  # not the study stopped it but what ends this node: Ray starts it again on another
@@ -139,7 +139,7 @@ def main():
     parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--seeds", type=arguments.integer(1, 1000), default=5, metavar="N", help="seeds 0 to N-1 (5)")
-    add("--only", metavar="N,N", default="1,2,3,4,5,6,7", help="these experiments alone, such as 2,3,5")
+    add("--only", metavar="N,N", default="1,2,3,4,5,6,7", help="only these experiments, such as 2,3,5")
     add("--status", action="store_true", help="start nothing, say what is missing")
     add("--ray", metavar="ADDRESS", help="several at a time: local, or HOST:6379, a cluster that this machine is in")
     add("--gpus", type=arguments.fraction, metavar="F", help="with --ray: a run's share of a GPU (1)")

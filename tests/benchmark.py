@@ -127,7 +127,7 @@ def peers(step):
 
 
 def peak(gpu, function):
-    """MiB: of the process on a CPU, of the device's memory on a GPU where the library tells."""
+    """MiB: of the process on a CPU, of the device's memory on a GPU where the library reports it."""
     if not gpu:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if function == "pytorch":

@@ -20,7 +20,7 @@ FLAGS += ["--save-minutes", "0.03"]
 NAME = "alexnet6-train24-test10-batch4-epochs8"
 PHASES = ("step", "evaluation", "csv", "json", "trace", "checkpoint", "weights")
 
-# The run itself, with each phase announced on stdout; in the one it is told, at its n-th time, it kills itself after
+# The run itself, with each phase announced on stdout; in the one named, the n-th time, it kills itself after
 # some milliseconds.
 RUN = """
 import os, runpy, signal, sys, threading, time

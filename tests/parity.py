@@ -412,7 +412,7 @@ class Mistake(NamedTuple):
         text = path.read_text()
         assert self.old in text, f"{path.name} has no such text any more: {self.old}"
         text, name = text.replace(self.old, self.new), f"{path.stem}, planted: {self.name}"
-        # AutoGraph reads a function's source anew by its file's name: under the script's it would undo the mistake.
+        # AutoGraph reads a function's source again by its file's name: under the script's it would undo the mistake.
         linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
         planted = types.ModuleType(name)
         exec(compile(text, name, "exec"), planted.__dict__)
@@ -479,7 +479,7 @@ def distribution_distance(ours, theirs):
 def initial_errors(module, values, reference):
     """Error of the distribution of each of a script's initial weights and biases, against those graph mode draws.
 
-    values are the script's own, as its network was built; its small tensors are drawn anew by its functions.
+    values are the script's own, as its network was built; its small tensors are drawn again by its functions.
     """
     reference.draw()
     errors = []

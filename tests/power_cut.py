@@ -78,20 +78,20 @@ def weights(place):
 
 def cut(image, folder, chance):
     """Run, copy the disk at some moment, end the run; returns (the copy, what the run was at)."""
-    copy, words, told = folder / "copy", ("epoch 1", "epoch 2", "epoch 3", "is complete"), None
+    copy, words, reached = folder / "copy", ("epoch 1", "epoch 2", "epoch 3", "is complete"), None
     word, delay = chance.choice(words), chance.choice([0, chance.uniform(0, 4)])
     with mounted(formatted(image, 1200), folder) as place:
         process = start(place)
         for line in process.stdout:
             if word in line:
-                told = word
+                reached = word
                 time.sleep(delay)
                 break
         shutil.copyfile(image, copy)
         process.kill()
         process.stdout.read()
         process.wait()
-    return copy, f"{delay:.1f} s after {told!r}"
+    return copy, f"{delay:.1f} s after {reached!r}"
 
 
 def main(cuts):

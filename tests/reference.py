@@ -92,7 +92,7 @@ def normalise(inputs, scale, beta, composed=False):
 def drop_out(inputs, mask):
     """Dropout by a mask of 0 and 2: a choice, as in graph mode today, that stops even a NaN.
 
-    TensorFlow 1 multiplied by the mask; where a unit is dropped in the whole batch, NaN gradients tell the two apart.
+    TensorFlow 1 multiplied by the mask; if a unit is dropped in the whole batch, NaN gradients differ.
     """
     return tf.where(mask > 0, inputs * mask, tf.zeros_like(inputs))
 

@@ -52,7 +52,7 @@ def test_a_sample_is_a_rate_and_a_peak(function):
 
 
 @pytest.mark.slow
-def test_ours_advances_by_as_many_steps_as_asked():
+def test_ours_advances_by_the_steps_asked_for():
     code = (
         "import tests.benchmark as b, common.training as t\n"
         "class Short(t.Training):\n"

@@ -243,7 +243,7 @@ def test_a_kill_at_any_file_loses_nothing(number, tmp_path, monkeypatch, whole):
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("*.old*"))
 
 
-def test_a_run_that_was_complete_but_for_its_record_keeps_its_facts(tmp_path, monkeypatch):
+def test_a_run_complete_except_for_its_record_keeps_its_facts(tmp_path, monkeypatch):
     with monkeypatch.context() as killing, pytest.raises(killed_at(killing, 12)):
         train(tmp_path)
     assert train(tmp_path, facts={**FACTS, "device": "GPU"}) == 0
@@ -275,7 +275,7 @@ def test_a_run_resumes_elsewhere_and_its_record_says_so(tmp_path, capsys, whole)
     assert "elsewhere (TF_ENABLE_ONEDNN_OPTS unset, not 0)" in lines[4]
 
 
-def test_a_run_that_resumes_where_it_was_is_one_stretch(tmp_path, capsys):
+def test_a_run_that_resumes_on_the_same_machine_has_one_segment(tmp_path, capsys):
     train(tmp_path, looks=3)
     assert train(tmp_path) == 0
     assert len(read_record(tmp_path / "x.json")["stretches"]) == 1 and "elsewhere" not in capsys.readouterr().out
@@ -290,7 +290,7 @@ def copied(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [*COMPUTING, "NumPy", "TensorFlow"])
-def test_a_run_does_not_resume_with_other_code(name, tmp_path, copied, monkeypatch, whole, capsys):
+def test_a_run_does_not_resume_with_changed_code(name, tmp_path, copied, monkeypatch, whole, capsys):
     train(tmp_path, looks=3)
     if name in COMPUTING:
         path = copied / f"{name}.py"
@@ -324,7 +324,7 @@ def test_messages_may_change(tmp_path, copied, whole):
     assert curve(tmp_path) == whole
 
 
-def test_docstrings_comments_and_blank_lines_do_not_compute():
+def test_docstrings_comments_and_blank_lines_are_not_fingerprinted():
     one = '"""A."""\n\nx = 1  # one\n\n\ndef f():\n    """B.\n\n    C\n    """\n    return "# no comment"\n'
     two = '"""Another."""\nx = 1\ndef f():\n    """D."""\n    # why\n    return "# no comment"\n'
     assert strip_comments(one) == strip_comments(two) == 'x = 1\ndef f():\n    return "# no comment"'
@@ -333,7 +333,7 @@ def test_docstrings_comments_and_blank_lines_do_not_compute():
         assert len(code_fingerprint(ROOT / f"alexnet{number}.py")) == len(COMPUTING) + 3
 
 
-def test_every_module_computes_or_is_known_not_to():
+def test_every_module_is_fingerprinted_or_known_not_to_matter():
     code = "import alexnet1, alexnet6, sys; print(*(n[7:] for n in sys.modules if n.startswith('common.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     handling = {
@@ -379,7 +379,7 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch, whole):
     assert 1 <= len(five) < len(every) and set(five) < set(every)
 
 
-def test_no_weights_are_kept_if_told_so(tmp_path, capsys):
+def test_no_weights_flag_keeps_none(tmp_path, capsys):
     assert train(tmp_path) == 0
     assert f"its weights are in {tmp_path / 'weights' / 'x.npz'}" in capsys.readouterr().out
     assert train(tmp_path, flags=["--restart", "--no-weights"]) == 0
@@ -387,7 +387,7 @@ def test_no_weights_are_kept_if_told_so(tmp_path, capsys):
     assert "its weights" not in capsys.readouterr().out
 
 
-def test_what_a_complete_run_does_not_have_is_named(tmp_path):
+def test_unmet_flags_of_a_complete_run_are_named(tmp_path):
     def missing(*flags):
         args = parse("x.py", None, ["--results-dir", str(tmp_path), *flags])
         return list(loop.Files(tmp_path, "x", args).unmet_flags())
@@ -440,7 +440,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_the_first_step(name,
     assert not (tmp_path / "x.csv").exists()
 
 
-def test_a_disk_without_room_is_noticed_before_the_first_step(tmp_path, monkeypatch):
+def test_a_full_disk_is_noticed_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: argparse.Namespace(free=79))
     with pytest.raises(UserError, match="0 MB are free, a run's checkpoints take 0; make room"):
         train(tmp_path)  # its network has 40 bytes
@@ -478,7 +478,7 @@ def start_here(folder, monkeypatch, network=Brightness, flags=(), session=lambda
     return 0
 
 
-def test_two_runs_with_the_same_files(tmp_path):
+def test_a_second_start_is_refused(tmp_path):
     code = (
         "import sys; from pathlib import Path; from common.checkpoint import lock\nwith lock(Path(sys.argv[1]), 'x'):"
     )

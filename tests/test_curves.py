@@ -84,7 +84,7 @@ def test_an_unfinished_seed_leaves_the_median_of_the_others(tmp_path):
     assert len(median_and_range(group.runs, "loss").median) == 10 and group.unfinished_note() == ["1 unfinished"]
 
 
-def test_the_article_s_figures_are_those_it_reports():
+def test_the_article_s_figures_are_its_own():
     figures = article()
     assert list(figures) == list(range(1, 8)) and figures[7] == {}
     assert list(figures[1]) == [1, 2, 3, 4]

@@ -42,7 +42,7 @@ def test_shipped_mnist_is_the_canonical_one(mnist):
     assert (mnist.test_labels[:1000] == 0).sum() == 85
 
 
-def test_another_set_is_read_and_told_apart(folder, mnist):
+def test_another_data_set_is_read_and_has_a_digest(folder, mnist):
     loaded = data.load(folder)
     assert np.array_equal(loaded.train_images, mnist.train_images[:6])
     assert np.array_equal(loaded.test_labels, mnist.test_labels[:4])
@@ -121,7 +121,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damaged_images_cost_one_line_that_names_the_file(folder, kind):
+def test_damaged_images_are_one_line_that_names_the_file(folder, kind):
     damage, message = DAMAGE[kind]
     damage(folder / "train-images-idx3-ubyte.gz")
     with pytest.raises(UserError, match=message) as error:

@@ -57,7 +57,7 @@ def test_values_and_gradients_are_tensorflows(largest, arguments):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_stays_in_its_pixel_and_fills_its_window(value):
+def test_a_nonfinite_pixel_spreads_over_its_window(value):
     inputs = activations(1)
     inputs[1, 2, 3, 40] = value
     for ours, theirs in ours_and_tensorflows(inputs):
@@ -67,7 +67,7 @@ def test_what_is_not_finite_stays_in_its_pixel_and_fills_its_window(value):
         assert np.isnan(theirs[1, 2, 3, wrong]).all()
 
 
-def test_nan_everywhere_stays_so():
+def test_all_nan_is_drawn():
     for ours, _ in ours_and_tensorflows(np.full([1, 2, 2, 96], np.nan, np.float32)):
         assert np.isnan(ours).all()
 
@@ -77,7 +77,7 @@ def test_nan_everywhere_stays_so():
     [({}, 0.75), ({"auto_mixed_precision": True}, 0.75), ({BFLOAT16: True}, 0.6)],
     ids=["float32", "mixed on a GPU", "another beta"],
 )
-def test_elsewhere_it_is_tensorflows_own(monkeypatch, options, beta):
+def test_outside_mixed_precision_it_is_tensorflows_own(monkeypatch, options, beta):
     monkeypatch.setattr(tf.config.optimizer, "get_experimental_options", lambda: options)
     monkeypatch.setattr("common.lrn.forward", None)
     inputs = activations(1e3)

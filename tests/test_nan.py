@@ -34,7 +34,7 @@ def test_naive_loss_is_nan_once_a_softmax_entry_is_zero(module, how):
 
 
 @pytest.mark.parametrize("how", RUNS)
-def test_its_gradient_is_nan_for_that_image_alone(module, how):
+def test_only_that_image_has_a_nan_gradient(module, how):
     def gradient(values):
         with tf.GradientTape() as tape:
             tape.watch(values)

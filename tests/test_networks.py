@@ -220,7 +220,7 @@ def test_running_statistics_move_once_a_training_step(pixels, seeds):
     }
 
 
-def test_three_differs_from_two_in_the_rate_alone():
+def test_three_differs_from_two_only_in_the_rate():
     tf.random.set_seed(5)
     two = alexnet2.AlexNet()
     tf.random.set_seed(5)

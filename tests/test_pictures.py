@@ -95,7 +95,7 @@ def test_a_plateau_and_its_end_are_drawn_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("best", [0.991, 1.0])
-def test_accuracies_near_1_are_apart(tmp_path, best):
+def test_accuracies_near_1_are_spread_out(tmp_path, best):
     make_run(tmp_path, "alexnet2", [30.0] * 50, [0.085] + [0.987] * 49)
     make_run(tmp_path, "alexnet6", [30.0] * 50, [0.987] + [best] * 49)
     (axes,) = draw(tmp_path, "accuracy").axes
@@ -224,7 +224,7 @@ def test_variants_are_dashed_and_named(tmp_path):
     assert len({line.get_color() for line in drawn.values()}) == 1
 
 
-def test_mixed_precision_is_a_full_member_and_named_once(tmp_path):
+def test_mixed_precision_runs_count_and_are_named_once(tmp_path):
     for name in ("alexnet1", "alexnet2-mixed", "alexnet2-mixed-seed1", "alexnet6-mixed", "alexnet7-fused-mixed"):
         make_run(tmp_path, name, plateau(4))
     groups = load_groups([tmp_path])
@@ -364,7 +364,7 @@ def test_shortened_runs_are_described_in_words(tmp_path):
     assert legend_texts(draw(tmp_path)) == labels
 
 
-def test_lines_that_end_together_are_named_in_one_row_and_moved_names_have_a_leader(tmp_path):
+def test_lines_that_end_together_share_a_row_and_moved_names_have_a_leader(tmp_path):
     for number, low in {1: 40.0, 2: 40.0, 3: 44.0}.items():
         make_run(tmp_path, f"alexnet{number}", plateau(5, low=low))
     (axes,) = draw(tmp_path).axes

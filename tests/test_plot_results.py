@@ -228,7 +228,7 @@ def test_plots_do_not_import_tensorflow():
     assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, timeout=120).returncode == 0
 
 
-def test_a_closed_standard_output_loses_no_picture(tmp_path):
+def test_pictures_are_written_although_stdout_is_closed(tmp_path):
     make_run(tmp_path / "closed", "alexnet2", plateau(3))
     shutil.copytree(tmp_path / "closed", tmp_path / "broken")
     for folder, command in {"closed": '"$@" >&-', "broken": '"$@" | true'}.items():
@@ -284,7 +284,7 @@ def test_an_eighth_experiment(tmp_path):
     assert "4 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", *checks)
 
 
-def test_a_notebook_s_backend_is_ignored(tmp_path):
+def test_a_notebook_s_matplotlib_backend_is_ignored(tmp_path):
     """Cells pass on MPLBACKEND, for a module that the script's environment may lack, and %run a stdout of their own."""
     make_run(tmp_path, "alexnet2", plateau(3))
     environment = {**os.environ, "MPLBACKEND": "module://no_such.backend"}

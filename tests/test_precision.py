@@ -16,7 +16,7 @@ def write(folder, name, epochs, loss):
     return str(folder / name)
 
 
-def test_hundreds_of_the_first_epoch_and_the_evaluations_that_both_have(tmp_path, capsys):
+def test_first_epoch_by_hundreds_and_common_evaluations(tmp_path, capsys):
     precision.main([write(tmp_path, "a.csv", 2, 1.0), write(tmp_path, "a-mixed.csv", 1, 2.0)])
     assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == [
         ["a,", "a-mixed"],
@@ -27,6 +27,6 @@ def test_hundreds_of_the_first_epoch_and_the_evaluations_that_both_have(tmp_path
 
 
 @pytest.mark.parametrize("names", [[], ["a.csv"], ["a.csv", "b.csv"]])
-def test_what_is_no_pair_of_curves_is_refused(names):
+def test_unpaired_curves_are_refused(names):
     with pytest.raises(UserError):
         precision.main(names)

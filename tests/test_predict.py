@@ -1,4 +1,4 @@
-"""A digit of your own becomes an MNIST digit, the network answers as it is evaluated, and bad input costs one line."""
+"""A digit of your own becomes an MNIST digit, the network answers as it is evaluated, and bad input is one line."""
 
 import importlib
 import os
@@ -82,7 +82,7 @@ def most_like(image, others):
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-def test_a_digit_in_disguise_is_the_mnist_digit(disguise, tmp_path, mnist):
+def test_a_transformed_digit_is_the_mnist_digit(disguise, tmp_path, mnist):
     path = tmp_path / "数字.png"
     for number, digit in enumerate(mnist.train_images[:10]):
         path.write_bytes(cv2.imencode(".png", DISGUISES[disguise](digit))[1])
@@ -121,7 +121,7 @@ def test_a_photograph_of_a_digit_is_most_like_that_digit(kind, mnist, likeness_t
         assert mnist.train_labels[(seen @ likeness_to_mnist.known).argmax()] == label
 
 
-def test_lines_as_dark_as_the_pen_are_told_from_it(mnist, likeness_to_mnist):
+def test_lines_as_dark_as_the_pen_are_not_the_digit(mnist, likeness_to_mnist):
     for number in (3, 4, 5):
         image = photographs.squared((60, 40, 40))(photographs.lay_out(number), np.random.default_rng(number))
         seen = likeness_to_mnist.normalise(as_mnist(image)[np.newaxis])
@@ -182,7 +182,7 @@ def test_half_the_probability_or_less_is_in_doubt(mnist, likeness_to_mnist):
     assert [notes for _, notes, _ in given] == [(), ()]
 
 
-def test_what_touches_the_border_is_noted(mnist):
+def test_a_digit_that_touches_the_border_is_noted(mnist):
     digit = large(mnist.train_images[0])
     rows, columns = (np.flatnonzero((digit < 128).any(axis)) for axis in (1, 0))
     cut = digit[rows[0] : rows[-1] + 1, columns[0] - 20 : columns[-1] + 20]
@@ -211,7 +211,7 @@ def write_bad_images(folder, digit):
     return words | {"missing.png": "No such file", "folder": "no image in this folder", "loop.png": "symbolic links"}
 
 
-def test_what_is_no_digit_is_named(tmp_path, mnist, capfd):
+def test_an_image_without_a_digit_is_named(tmp_path, mnist, capfd):
     for name, words in write_bad_images(tmp_path, mnist.train_images[0]).items():
         complaints = []
         assert list(predict.prepare(find_images([tmp_path / name], complaints.append), complaints.append)) == []
@@ -220,7 +220,7 @@ def test_what_is_no_digit_is_named(tmp_path, mnist, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_folder_stands_for_its_images(tmp_path, mnist, capsys):
+def test_a_folder_means_its_images(tmp_path, mnist, capsys):
     for name in ("b.png", "a.png", "c.jpg"):
         cv2.imwrite(str(tmp_path / name), large(mnist.train_images[0]))
     (tmp_path / "a.png").rename(tmp_path / "a")  # by its content
@@ -231,7 +231,7 @@ def test_a_folder_stands_for_its_images(tmp_path, mnist, capsys):
     single, complaints = tmp_path / "c.jpg", []
     found = find_images([single, tmp_path], complaints.append)
     assert found == [single, tmp_path / "a", tmp_path / "b.png", single, tmp_path / "photo.heic"] and not complaints
-    assert capsys.readouterr().err == f"{tmp_path}: skipped what is no image: notes.txt\n"
+    assert capsys.readouterr().err == f"{tmp_path}: skipped, not images: notes.txt\n"
 
 
 def test_a_name_that_is_not_utf_8_is_printable(tmp_path, mnist):
@@ -414,7 +414,7 @@ def test_digits_probabilities_and_the_picture(small, keep, mnist, monkeypatch, t
         predict.main()
 
 
-def test_a_bad_image_does_not_cost_the_others(small, keep, mnist, monkeypatch, tmp_path, capsys):
+def test_a_bad_image_does_not_stop_the_others(small, keep, mnist, monkeypatch, tmp_path, capsys):
     record = keep(small(6), "alexnet6")
     monkeypatch.setattr(predict, "open_session", lambda *_: ("/CPU:0", {}))
     for name in ("BATCH_SIZE", "DROPOUT_SAMPLES", "BATCH_NORM_IMAGES"):
@@ -438,7 +438,7 @@ def test_a_bad_image_does_not_cost_the_others(small, keep, mnist, monkeypatch, t
     assert (tmp_path / "$seen$.png").exists()
 
 
-def test_bad_input_costs_one_line(tmp_path):
+def test_bad_input_is_one_line(tmp_path):
     (tmp_path / "text.png").write_text("hello")
     command = [sys.executable, "-m", "common.predict", "results/alexnet1", str(tmp_path / "text.png")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

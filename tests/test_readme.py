@@ -201,7 +201,7 @@ def test_the_scripts_have_not_drifted_apart(parent, child, removed, added):
 
 
 @pytest.mark.parametrize("number", range(1, 8))
-def test_the_docstring_says_what_it_must(number):
+def test_the_docstring_has_its_fields(number):
     docstring = ast.get_docstring(ast.parse((ROOT / f"alexnet{number}.py").read_text("utf-8")))
     parent = {1: None, 2: 1, 3: 2, 4: 1, 5: 2, 6: 2, 7: 6}[number]
     fields = re.findall(r"^(\w+): +\S", docstring, re.M)

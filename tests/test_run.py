@@ -84,7 +84,7 @@ def test_nan_weights_end_training_and_fill_the_curve(tmp_path, capsys):
     assert all(row.seconds is None for row in rows) and rows[1].train_loss is None
     assert record["complete"] and record["filled_from_epoch"] == 2 and record["nan_loss_epoch"] == 1
     cause, *others = record["nan_causes"]
-    assert cause == record["nan_cause"] and not others  # the evaluation of NaN weights tells nothing
+    assert cause == record["nan_cause"] and not others  # the evaluation of NaN weights adds nothing
     assert (cause["cause"], cause["image"], cause["label"], cause["iteration"]) == ("log(0)", 9, 0, iteration)
     assert cause["logit_gap"] == pytest.approx(200, rel=0.01)
     out = capsys.readouterr().out
@@ -114,7 +114,7 @@ def test_trace_has_every_iteration(tmp_path):
     assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4", "5", "6"]
 
 
-def test_a_file_or_a_pipe_gets_a_line_after_a_minute_and_every_ten(capsys, monkeypatch):
+def test_without_a_terminal_a_line_after_a_minute_then_every_ten(capsys, monkeypatch):
     clock = iter(range(0, 10**9, 30))  # seconds, a batch each
     monkeypatch.setattr("common.report.time.perf_counter", lambda: now)
     now = next(clock)
@@ -147,7 +147,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     assert out == "" and "epoch 1/2 100%" in err and "loss 2302.6, accuracy 0.500, 0:01:01 left" in err
 
 
-def test_tqdm_s_own_switch_leaves_the_bar_out(monkeypatch, capsys):
+def test_tqdm_disable_turns_the_bar_off(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     for value, bar in {"1": False, "0": True, "": True}.items():
         monkeypatch.setenv("TQDM_DISABLE", value)
@@ -157,7 +157,7 @@ def test_tqdm_s_own_switch_leaves_the_bar_out(monkeypatch, capsys):
         assert ("epoch 1/2" in capsys.readouterr().err) == bar
 
 
-def test_evaluation_in_parts_sums_up(tmp_path):
+def test_evaluation_in_batches_sums_up(tmp_path):
     whole, _, _ = training(tmp_path, [0, 10], [0, 10, 20, 30, 40], epochs=1)
     whole.evaluation_batch = 2
     loss, accuracy = whole.evaluate()
@@ -209,14 +209,14 @@ def name(*flags, digest=None):
     return run_name("alexnet2", parse("x.py", None, list(flags)), dataset)
 
 
-def test_the_name_tells_what_differs_from_the_article():
+def test_the_name_says_what_differs_from_the_article():
     assert name() == name("--device", "cpu", "--no-tf32", "--results-dir", "elsewhere") == "alexnet2"
     assert name("--epochs", "2", "--train-size", "400", "--seed", "3") == "alexnet2-train400-epochs2-seed3"
     assert name("--loss", "fused", "--precision", "mixed", "--resize", "opencv") == "alexnet2-fused-opencv-mixed"
     assert name("--batch-size", "50", "--test-size", "10", digest="0a1b2c3d") == "alexnet2-data0a1b2c3d-test10-batch50"
 
 
-def test_the_command_in_the_record_makes_the_run_again():
+def test_the_command_in_the_record_repeats_the_run():
     typed = ["--seed", "3", "--xla", "--data-dir", "my digits", "--results-dir", "there", "--epochs", "50"]
     args = parse("alexnet2.py", None, typed)
     line = command("alexnet2.py", args, ["results_dir"])
@@ -243,7 +243,7 @@ def test_the_command_in_the_record_makes_the_run_again():
     ],
     ids=" ".join,
 )
-def test_a_bad_flag_costs_one_line_and_exit_code_2(flags, capsys):
+def test_a_bad_flag_prints_one_line_and_exits_with_2(flags, capsys):
     with pytest.raises(SystemExit) as stop:
         parse("alexnet2.py", None, flags)
     out, err = capsys.readouterr()
@@ -324,14 +324,14 @@ def test_a_character_that_the_terminal_lacks_is_escaped():
     assert (done.returncode, done.stdout, done.stderr) == (0, "\\xfc\nafter\n", "")
 
 
-def test_windows_is_told_of_wsl():
+def test_windows_is_referred_to_wsl():
     code = "import sys; sys.platform = 'win32'; sys.argv = ['alexnet1.py', '--help']; import runpy; "
     done = short(code + "runpy.run_path('alexnet1.py', run_name='__main__')")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "alexnet1.py: error: Windows is not supported; run this in WSL2 (wsl --install)\n"
 
 
-def test_a_processor_without_avx_costs_one_line_before_tensorflow_is_imported():
+def test_a_processor_without_avx_is_one_line_before_the_import():
     code = "import pathlib, platform; platform.machine = lambda: 'x86_64'; "
     code += "pathlib.Path.read_text = lambda *_, **__: 'flags : sse4_2 avx512f_like\\n'; import alexnet1"
     done = short(code)

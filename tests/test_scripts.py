@@ -93,7 +93,7 @@ def test_two_runs_with_one_seed_agree_and_opencv_is_close(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_costs_one_line(flags, words, tmp_path):
+def test_bad_input_is_one_line(flags, words, tmp_path):
     done = start(1, tmp_path, *flags)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and words in done.stderr and done.stderr.startswith("alexnet1.py: error: ")
@@ -102,7 +102,7 @@ def test_bad_input_costs_one_line(flags, words, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["true", "head -n 1", ">&-", ">&- 2>&-", "< /dev/null 2>&-"])
-def test_an_output_that_has_gone_costs_nothing(how, tmp_path):
+def test_a_closed_output_loses_nothing(how, tmp_path):
     command = shlex.join([sys.executable, str(ROOT / "alexnet4.py"), *SMALL, "--results-dir", str(tmp_path)])
     end = how if "&-" in how else f"| {how}"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} {end}"], capture_output=True, text=True)

@@ -112,7 +112,7 @@ def test_mixed_on_the_cpu():
 @pytest.mark.slow
 @pytest.mark.skipif(not machine.bfloat16(), reason="this processor has no bfloat16 arithmetic")
 @pytest.mark.parametrize("experiment", (2, 6))
-def test_a_mixed_step_is_the_article_s_but_for_the_rounding(experiment):
+def test_a_mixed_step_is_the_article_s_except_for_rounding(experiment):
     code = "import sys; from tests import parity; parity.print_mixed([int(sys.argv[1])])"
     done = python(code, str(experiment))
     assert done.returncode == 0, done.stderr
@@ -157,7 +157,7 @@ def test_choosing_a_device(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "visible, node, driver, mend",
+    "visible, node, driver, fix",
     [
         ("-1", "nvidia0", True, "unset it"),
         ("", "nvidia0", True, "CUDA_VISIBLE_DEVICES='' hides every GPU; unset it"),
@@ -173,7 +173,7 @@ def test_choosing_a_device(monkeypatch):
         (None, None, False, "no NVIDIA driver"),
     ],
 )
-def test_a_gpu_that_is_not_there_is_explained(visible, node, driver, mend, monkeypatch, tmp_path):
+def test_a_missing_gpu_is_explained(visible, node, driver, fix, monkeypatch, tmp_path):
     """A container may have the driver of its host but none of its devices."""
     monkeypatch.setattr(session.tf.config, "list_physical_devices", lambda kind: [])
     monkeypatch.setattr(machine, "DEV", tmp_path)
@@ -185,7 +185,7 @@ def test_a_gpu_that_is_not_there_is_explained(visible, node, driver, mend, monke
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with pytest.raises(UserError, match=f"--device gpu: .*{mend}"):
+    with pytest.raises(UserError, match=f"--device gpu: .*{fix}"):
         session.choose_gpu("gpu")
 
 
@@ -194,7 +194,7 @@ def test_tf32_is_what_the_card_has():
     assert not machine.has_tf32({})
 
 
-def test_the_processor_s_name_tells_its_generation(monkeypatch):
+def test_the_processor_s_name_includes_its_generation(monkeypatch):
     facts = {"model name": "AMD EPYC", "cpu family": "26", "model": "2", "flags": "avx512f avx512_bf16"}
     monkeypatch.setattr(machine, "processor", lambda fact: facts.get(fact, ""))
     assert machine.cpu_name() == "AMD EPYC, family 26 model 2, avx512_bf16"
@@ -220,17 +220,17 @@ FACTS = {
 
 def test_banner(monkeypatch):
     monkeypatch.setattr(report, "nvidia_present", lambda: True)
-    monkeypatch.setattr(report, "gpu_missing", lambda: "why; mend")
+    monkeypatch.setattr(report, "gpu_missing", lambda: "why; fix")
     text = report.banner(FACTS, argparse.Namespace(seed=3, device="auto"))
     for words in ("TensorFlow 2.21.0", "CUDA 12.5.1", "A processor, 2 threads", "float32, deterministic, seed 3"):
         assert words in text
-    assert text.endswith("\nNo usable GPU: why; mend")
+    assert text.endswith("\nNo usable GPU: why; fix")
     gpu = {**FACTS, "device": "GPU", "memory": "growth", "tf32": True}
     text = report.banner(gpu, argparse.Namespace(seed=3, device="auto"))
     assert "memory growth" in text and "TF32" in text and "No usable GPU" not in text
 
 
-def test_what_a_block_that_succeeds_writes_is_dropped_and_of_others_kept(capfd):
+def test_stderr_is_dropped_on_success_and_kept_on_failure(capfd):
     with session.quiet_stderr():
         os.write(2, b"a notice\n")
     with pytest.raises(OSError), session.quiet_stderr():
@@ -340,7 +340,7 @@ LOST = "{{function_node __wrapped__X}} DNN library initialization failed. [Op:Co
     ids=["product", "convolution", "random", "XLA", "memory", "memory of CUDA"],
 )
 @pytest.mark.parametrize("device", ["auto", "gpu"])
-def test_a_gpu_that_does_not_work_costs_one_line_before_training(device, broken, error, words, monkeypatch, capfd):
+def test_a_broken_gpu_is_one_line_before_training(device, broken, error, words, monkeypatch, capfd):
     """As TensorFlow 2.21 has it with a card that it has no kernels for, which it lists all the same."""
 
     def fails(*_, **__):

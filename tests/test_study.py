@@ -44,7 +44,7 @@ def test_the_plan():
 
 
 @pytest.mark.slow
-def test_what_is_complete_is_skipped(tmp_path):
+def test_complete_runs_are_skipped(tmp_path):
     finished(tmp_path, f"alexnet1-{NAME}")
     out, err = study(tmp_path, "--only", "1", "--seeds", "2").communicate()
     assert err == "" and out.splitlines()[0] == f"alexnet1-{NAME} is complete"
@@ -74,7 +74,7 @@ def test_another_data_set_is_another_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_whatever_fails_is_named_and_the_others_run(tmp_path):
+def test_failed_runs_are_named_and_the_others_run(tmp_path):
     finished(tmp_path, f"alexnet1-{NAME}")
     damaged = tmp_path / f"alexnet1-{NAME}.json"
     damaged.write_text(damaged.read_text()[:-5])
@@ -93,7 +93,7 @@ def test_whatever_fails_is_named_and_the_others_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_output_that_has_gone_costs_nothing(tmp_path):
+def test_a_closed_output_loses_nothing(tmp_path):
     flags = shlex.join(["--only", "4,1", "--seeds", "1", "--", *SMALL, "--results-dir", str(tmp_path)])
     command = f"set -o pipefail; {sys.executable} -m common.study {flags} | head -n 2"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
@@ -107,7 +107,7 @@ def test_an_output_that_has_gone_costs_nothing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_a_signal_stops_the_run_in_hand_and_starts_no_other(number, tmp_path):
+def test_a_signal_stops_the_current_run_and_starts_no_other(number, tmp_path):
     process = study(tmp_path, "--only", "6", "--seeds", "3", more=["--epochs", "1000"])
     for line in process.stdout:
         if "epoch 1/1000, loss" in line:
@@ -197,7 +197,7 @@ def test_bad_input(flags, words, tmp_path):
     assert process.returncode == 2 and out == "" and err.count("\n") == 1 and words in err
 
 
-def test_without_ray_the_mend_is_named(tmp_path):
+def test_without_ray_the_fix_is_named(tmp_path):
     (tmp_path / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\")\n")
     process = study(tmp_path, "--ray", "local", env={**os.environ, "PYTHONPATH": str(tmp_path)})
     out, err = process.communicate()

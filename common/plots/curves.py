@@ -16,7 +16,7 @@ from common.results import Iteration, Row, read_csv, read_record
 NAN = math.nan
 ROOT = Path(__file__).parents[2]
 ARTICLE_CSV = ROOT / "results" / "article.csv"
-SHORTENED = re.compile(r"(train|test|epochs)\d+")  # tags of runs that differ from the protocol in size alone
+SHORTENED = re.compile(r"(train|test|epochs)\d+")  # tags of runs that differ from the protocol only in size
 TITLES = {
     1: "default initial values",
     2: "stddev 0.01",
@@ -53,7 +53,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The runs of an experiment that differ in their seeds alone.
+    """The runs of an experiment that differ only in their seeds.
 
     number   of the experiment
     tags     what sets them apart from the article's protocol, in the order of their names: ("fused", "mixed")
@@ -70,7 +70,7 @@ class Group:
 
     @property
     def key(self):
-        """What tells a group from all others: (number, tags)."""
+        """What identifies a group: (number, tags)."""
         return self.number, self.tags
 
     @property
