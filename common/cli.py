@@ -11,7 +11,8 @@ import traceback
 
 from tqdm import tqdm
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # those that ask for an end
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # those that ask a run to stop
+STOPPING = "saving and stopping after this step, which can take a minute; Ctrl-C again quits at once"
 
 
 class UserError(Exception):
@@ -41,6 +42,30 @@ def on_signals(handler):
     """
     ignored = [number for number in SIGNALS[1:] if signal.getsignal(number) == signal.SIG_IGN]  # nohup: SIGHUP
     return {number: signal.signal(number, handler) for number in SIGNALS if number not in ignored}
+
+
+class Stop:
+    """While its block runs, Ctrl-C, SIGTERM and SIGHUP ask the loop to save and stop, however often they come.
+
+    Only Ctrl-C repeated quits without saving. Python handles a signal once the step that is being computed returns.
+    """
+
+    def __enter__(self):
+        self.signal = None
+        self.before = on_signals(self.ask)
+        return self
+
+    def ask(self, number, _):
+        if self.signal is None:
+            self.signal = number
+            with contextlib.suppress(OSError):
+                print(f"\n{STOPPING}", file=sys.stderr, flush=True)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: it was not set by Python
 
 
 @contextlib.contextmanager

@@ -2,18 +2,16 @@
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import inspect
 import math
 from pathlib import Path
-import signal
 import sys
 import tempfile
 
 from common import arguments, data
 from common.checkpoint import load, lock, require_disk_space, restore, save
-from common.cli import UserError, on_signals, say, user_errors
+from common.cli import Stop, UserError, say, user_errors
 from common.commit import git_commit
 from common.fingerprint import code_fingerprint
 from common.report import banner
@@ -21,67 +19,6 @@ from common.results import complete, read_record, write_csv, write_record
 from common.session import open_session
 from common.tensorflow import tf
 from common.training import State, Training
-
-# The facts of a session that may differ where a run resumes; each stretch of a run is recorded with its own.
-CONDITIONS = (
-    "device", "device_name", "threads", "precision", "tf32", "xla", "deterministic", "versions", "environment"
-)  # fmt: skip
-
-
-def differences(before, here):
-    """How the CONDITIONS of a session differ from those of the stretch before, as a list of "threads 1, not 2"."""
-    pairs = []
-    for key in CONDITIONS:
-        new, old = here[key], before.get(key, {})
-        if isinstance(new, dict):
-            pairs += [(name, new.get(name, "unset"), old.get(name, "unset")) for name in {**new, **old}]
-        else:
-            pairs.append((key, new, old))
-    return [f"{name} {new}, not {old}" for name, new, old in pairs if new != old]
-
-
-STOPPING = "saving and stopping after this step, which can take a minute; Ctrl-C again quits at once"
-
-
-class Stop:
-    """While its block runs, Ctrl-C, SIGTERM and SIGHUP ask the loop to save and stop, however often they come.
-
-    Only Ctrl-C repeated quits without saving. Python handles a signal once the step that is being computed returns.
-    """
-
-    def __enter__(self):
-        self.signal = None
-        self.before = on_signals(self.ask)
-        return self
-
-    def ask(self, number, _):
-        if self.signal is None:
-            self.signal = number
-            with contextlib.suppress(OSError):
-                print(f"\n{STOPPING}", file=sys.stderr, flush=True)
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: it was not set by Python
-
-
-def start_segment(state, facts, changed):
-    """Add a stretch to the state if the facts of this session are not those of the last one; report what differs.
-
-    changed names the code that has changed, which --despite-changes let pass.
-    """
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    here = {key: facts[key] for key in (*CONDITIONS, "git_commit")} | {"despite": changed}
-    before = state.stretches[-1] if state.stretches else None
-    if before is None or changed or any(before.get(key) != here[key] for key in here if key != "despite"):
-        place = {"epoch": len(state.rows) + 1, "iteration": len(state.batches_done)}
-        state.stretches.append({**place, **here, "started": now, "seconds": 0.0})
-    if before is not None:
-        other = differences(before, here)
-        elsewhere = f", elsewhere ({'; '.join(other)})" if other else ""
-        say(f"resuming at iteration {len(state.batches_done)} of epoch {len(state.rows) + 1}{elsewhere}")
 
 
 class Files:
@@ -280,7 +217,7 @@ def train(network, loss, learning_rate, dataset, files, facts, stop, evaluation_
         "git_commit": git_commit(),
     }
     if len(state.rows) < args.epochs:
-        start_segment(state, facts, changed)
+        state.start_segment(facts, changed)
     else:  # killed before its record was written
         facts = kept["facts"]
 

@@ -1,6 +1,7 @@
 """The loop over epochs: training steps, evaluation, and the state that a run resumes from."""
 
 import dataclasses
+import datetime
 import math
 import time
 
@@ -26,6 +27,24 @@ def diagnose_nan(measured, index, label, where):
     }
 
 
+# The facts of a session that may differ where a run resumes; each stretch of a run is recorded with its own.
+CONDITIONS = (
+    "device", "device_name", "threads", "precision", "tf32", "xla", "deterministic", "versions", "environment"
+)  # fmt: skip
+
+
+def differences(before, here):
+    """How the CONDITIONS of a session differ from those of the stretch before, as a list of "threads 1, not 2"."""
+    pairs = []
+    for key in CONDITIONS:
+        new, old = here[key], before.get(key, {})
+        if isinstance(new, dict):
+            pairs += [(name, new.get(name, "unset"), old.get(name, "unset")) for name in {**new, **old}]
+        else:
+            pairs.append((key, new, old))
+    return [f"{name} {new}, not {old}" for name, new, old in pairs if new != old]
+
+
 @dataclasses.dataclass
 class State:
     """Where a run stands, except for the network's variables; a checkpoint keeps both."""
@@ -36,7 +55,7 @@ class State:
     causes: list = dataclasses.field(default_factory=list)  # of dicts: why losses were not finite (diagnose_nan)
     nan_weights: dict | None = None  # {"epoch", "iteration"}, both counted from 1
     epoch_seconds: float = 0.0  # spent on the current epoch
-    stretches: list = dataclasses.field(default_factory=list)  # of dicts, see run.start_segment
+    stretches: list = dataclasses.field(default_factory=list)  # of dicts, see start_segment
 
     @classmethod
     def from_json(cls, kept):
@@ -45,6 +64,22 @@ class State:
         kept["trace"] = [Iteration(*row) for row in kept["trace"]]
         kept["batches_done"] = [BatchMetrics(*measured[:-1], tuple(measured[-1])) for measured in kept["batches_done"]]
         return cls(**kept)
+
+    def start_segment(self, facts, changed):
+        """Add a stretch unless the facts of this session are those of the last one; print what differs.
+
+        changed names the code that has changed since the last stretch, which --despite-changes permits.
+        """
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        here = {key: facts[key] for key in (*CONDITIONS, "git_commit")}
+        place = {"epoch": len(self.rows) + 1, "iteration": len(self.batches_done)}
+        before = self.stretches[-1] if self.stretches else None
+        if before is None or changed or any(before.get(key) != here[key] for key in here):
+            self.stretches.append({**place, **here, "despite": changed, "started": now, "seconds": 0.0})
+        if before is not None:
+            other = differences(before, here)
+            elsewhere = f", elsewhere ({'; '.join(other)})" if other else ""
+            say(f"resuming at iteration {place['iteration']} of epoch {place['epoch']}{elsewhere}")
 
 
 def shortest_float32(value):

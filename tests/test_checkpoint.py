@@ -17,7 +17,7 @@ from common import checkpoint, fingerprint
 from common import run as loop
 from common.arguments import parse
 from common.checkpoint import lock, variables_by_name
-from common.cli import SIGNALS, UserError, user_errors
+from common.cli import SIGNALS, STOPPING, UserError, user_errors
 from common.data import Dataset
 from common.fingerprint import COMPUTING, code_fingerprint, strip_comments
 from common.results import read_csv, read_record
@@ -545,7 +545,7 @@ def test_only_ctrl_c_repeated_quits(tmp_path, monkeypatch, capsys):
     ):
         assert asked(*numbers) == code
         out, err = capsys.readouterr()
-        assert "the same command resumes there" in out and err == f"\n{loop.STOPPING}\n"
+        assert "the same command resumes there" in out and err == f"\n{STOPPING}\n"
         next(tmp_path.glob(".checkpoints/*.npz")).unlink()
     assert asked(signal.SIGINT, signal.SIGINT) == 130
     assert not list(tmp_path.glob(".checkpoints/*.npz")) and "resumes" not in capsys.readouterr().out

@@ -14,7 +14,7 @@ import sys
 import termios
 
 from common import results
-from common.run import STOPPING
+from common.cli import STOPPING
 from common.study import plan
 from conftest import ROOT
 import pytest
