@@ -8,7 +8,7 @@ Of an experiment that was run in several ways the pictures show the article's
 protocol, in the precision that came furthest; in a folder of shortened runs,
 the run that trained on most images; with --all, every run. In accuracy.png and
 loss.png the article's figures are hollow markers. gap.png and iterations.png
-are about the NaNs, and show runs with the fused loss, too.
+are about the NaNs, and also show runs with the fused loss.
 """
 
 from argparse import RawDescriptionHelpFormatter
@@ -30,9 +30,9 @@ def parse(arguments):
     parser.add_argument("paths", nargs="*", type=Path, metavar="CSV or FOLDER", help="what to plot (results/)")
     parser.add_argument("--all", action="store_true", help="draw every run: shortened ones, both precisions, ...")
     parser.add_argument("--no-article", action="store_true", help="draw only our curves")
-    parser.add_argument("--details", action="store_true", help="print a line on each run, too: speed, NaN, logit gap")
+    parser.add_argument("--details", action="store_true", help="also print a line per run: speed, NaN, logit gap")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, and draw nothing")
-    parser.add_argument("--show", action="store_true", help="open a window, too")
+    parser.add_argument("--show", action="store_true", help="also open a window")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="for the pictures (FOLDER, or else here)")
     args = parser.parse_args(arguments)
     args.paths = args.paths or [RESULTS]
@@ -45,7 +45,7 @@ def output_dir(args):
         return args.output_dir
     folder = next((path for path in args.paths if path.is_dir()), Path())
     if folder.resolve() == RESULTS and folder not in args.paths:
-        raise UserError("the pictures here are of all runs; name an --output-dir for those of single ones")
+        raise UserError("the pictures here show all runs; name an --output-dir for those of single runs")
     return folder
 
 
@@ -87,7 +87,7 @@ def main(arguments=None):
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; name another CSV or folder") from None
     named = {parse_name(path) for path in args.paths if not path.is_dir()}
-    # In a study's folder what is missing is worth reporting.
+    # In a study's folder, missing experiments are worth reporting.
     full_protocol = any(not group.variant_tags for group in groups)
     missing_experiments = article() if full_protocol and not named else ()
     if args.markdown:

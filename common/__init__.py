@@ -3,12 +3,12 @@
 import os
 import sys
 
-if sys.platform == "win32":  # before an import fails of what Windows does not have
+if sys.platform == "win32":  # before an import of something that Windows lacks fails
     name = os.path.basename(sys.argv[0])
     print(f"{name}: error: Windows is not supported; run this in WSL2 (wsl --install)", file=sys.stderr)
     raise SystemExit(2)
 
-# Before TensorFlow is imported: its start-up notices would bury the run's own lines.
+# Before TensorFlow is imported: its start-up notices would bury the run's own output.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # A stream that was closed before the start (>&-): the next file to be opened would take its place.
@@ -27,7 +27,7 @@ if os.environ.get("MPLBACKEND", "").startswith("module:") and "ipykernel" not in
 
 
 def quiet_interrupt(kind, *details, show=sys.excepthook):
-    """Ctrl-C before a run listens for it, while its imports last, is not worth a traceback."""
+    """Print no traceback for a Ctrl-C during the imports, before a run handles it."""
     if kind is not KeyboardInterrupt:
         show(kind, *details)
 

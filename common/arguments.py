@@ -25,7 +25,7 @@ def integer(least, most):
 
 
 def real(fits, what):
-    """An argparse type: a number for which fits is true; what describes such numbers."""
+    """An argparse type: a number for which fits(number) is true; the error calls such numbers what."""
 
     def parse(text):
         try:
@@ -69,13 +69,13 @@ def parse(script, description, arguments=None):
     add("--batch-size", type=integer(2, 60_000), default=200, metavar="N", help="images a step (200)")
     add("--train-size", type=integer(2, 10**9), metavar="N", help="train on the first N images (all)")
     add("--test-size", type=integer(2, 10**9), default=1000, metavar="N", help="evaluate on the first N (1000)")
-    add("--seed", type=integer(0, 2**31 - 1), default=0, metavar="N", help="of initial values, shuffle and dropout (0)")
+    add("--seed", type=integer(0, 2**31 - 1), default=0, metavar="N", help="for initial values, shuffle, dropout (0)")
     add("--loss", choices=("naive", "fused"), default="naive", help="the article's method 1, or 2 summed (naive)")
     add("--data-dir", type=Path, metavar="DIR", help="another MNIST-shaped IDX set (the shipped MNIST)")
     add("--results-dir", type=Path, default=RESULTS, metavar="DIR", help="where CSV and JSON go (results)")
     add("--resize", choices=("tensorflow", "opencv"), default="tensorflow", help="28 to 227 on the device or by cv2")
     add("--device", type=device, default="auto", metavar="D", help="auto, cpu, gpu or gpu:N (auto)")
-    add("--gpu-memory-fraction", type=fraction, metavar="F", help="take this share of the GPU (grow as needed)")
+    add("--gpu-memory-fraction", type=fraction, metavar="F", help="share of the GPU's memory (grow as needed)")
     add("--log-device-placement", action="store_true", help="print which device runs each operation")
     add("--no-tf32", action="store_true", help="full float32 products on Ampere GPUs and newer")
     add("--xla", action="store_true", help="compile the step with XLA (other dropout masks at the same seed)")

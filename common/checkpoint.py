@@ -1,8 +1,8 @@
 """What a run needs to resume: its state in one file, and the lock on its files.
 
-The state file is NAME.npz: each of the network's variables under its own name (conv1/weights, ...), and one entry more,
-"run", with everything else as JSON. numpy.load reads it. While a run lasts the file is its checkpoint; when the run is
-complete it is kept as its weights.
+The state file is NAME.npz: each of the network's variables under its own name (conv1/weights, ...), and everything else
+as JSON in the entry "run". numpy.load reads it. While a run lasts the file is its checkpoint; when the run is complete
+it is kept as its weights.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ import numpy as np
 
 @contextlib.contextmanager
 def lock(path, name):
-    """Hold the file at path while the block, or its process, lasts; UserError if another run holds it."""
+    """Lock the file at path until the block, or the process, ends; UserError if another run has locked it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as held:
+    with open(path, "a") as file:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{name}: another run is writing its files; wait, or name another --results-dir") from None
         except OSError as error:
@@ -37,7 +37,7 @@ def variables_by_name(network):
     """{name: variable} of all the network's variables; UserError if two have the same name."""
     variables = {variable.name.partition(":")[0]: variable for variable in network.variables}
     if len(variables) < len(network.variables):
-        raise UserError(f"{type(network).__name__}: variables without a name of their own; give each another name=")
+        raise UserError(f"{type(network).__name__}: two variables have the same name; give each a name= of its own")
     return variables
 
 
@@ -74,14 +74,14 @@ def load(path):
         return arrays, json.loads(arrays.pop("run").item())
     except MemoryError:
         raise
-    except Exception as error:  # whatever zipfile and NumPy make of bytes that nobody wrote
+    except Exception as error:  # zipfile and NumPy raise many kinds of errors on damaged bytes
         raise UserError(
             f"{path}: damaged ({error}). Restore it from a copy, or start over with --restart, which moves it aside."
         ) from None
 
 
 def restore(network, arrays, path):
-    """Give the network the variables that load read from path; UserError unless they are those of this network."""
+    """Assign to the network what load read from path; UserError if that is not this network's variables."""
     variables = variables_by_name(network)
     shapes = [{name: tuple(each.shape) for name, each in both.items()} for both in (variables, arrays)]
     if shapes[0] != shapes[1]:
@@ -91,7 +91,7 @@ def restore(network, arrays, path):
 
 
 def require_disk_space(path, network):
-    """UserError unless the disk has room for the state file at path and for the one that is to replace it."""
+    """UserError unless the disk has room for the state file at path and for the next one, which replaces it."""
     size = sum(variable.dtype.size * variable.shape.num_elements() for variable in network.variables)
     need, free = size * (1 if path.exists() else 2), shutil.disk_usage(path.parent).free
     if free < need:

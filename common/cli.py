@@ -1,4 +1,4 @@
-"""Command-line manners: bad input ends with one line on stderr and exit code 2."""
+"""Command-line conventions: bad input ends with one line on stderr and exit code 2, a signal asks a run to stop."""
 
 import argparse
 import contextlib
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(text):
-    """Print text, above the bar if there is one. Where stdout has gone (a closed terminal, a pipe), do without it."""
+    """Print text above the progress bar, if any; print nothing if stdout is gone (a closed terminal, a broken pipe)."""
     try:
         tqdm.write(text)
         sys.stdout.flush()
@@ -36,10 +36,7 @@ def say(text):
 
 
 def on_signals(handler):
-    """Have handler(number, frame) called, and nothing else done, at Ctrl-C, SIGTERM and SIGHUP.
-
-    Returns {number: the handler before}.
-    """
+    """Install handler(number, frame) for Ctrl-C, SIGTERM and SIGHUP; returns {number: previous handler}."""
     ignored = [number for number in SIGNALS[1:] if signal.getsignal(number) == signal.SIG_IGN]  # nohup: SIGHUP
     return {number: signal.signal(number, handler) for number in SIGNALS if number not in ignored}
 
@@ -47,12 +44,12 @@ def on_signals(handler):
 class Stop:
     """While its block runs, Ctrl-C, SIGTERM and SIGHUP ask the loop to save and stop, however often they come.
 
-    Only Ctrl-C repeated quits without saving. Python handles a signal once the step that is being computed returns.
+    Only a second Ctrl-C quits without saving. Python handles a signal once the step that is being computed returns.
     """
 
     def __enter__(self):
         self.signal = None
-        self.before = on_signals(self.ask)
+        self.previous = on_signals(self.ask)
         return self
 
     def ask(self, number, _):
@@ -64,18 +61,18 @@ class Stop:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: it was not set by Python
+        for number, handler in self.previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
 
 
 @contextlib.contextmanager
 def user_errors():
-    """Turn a UserError, or an OSError that nobody caught, into one line on stderr and exit code 2."""
+    """Turn a UserError, or an uncaught OSError, into one line on stderr and exit code 2."""
     try:
         yield
     except UserError as error:
         message = str(error)
-    except BrokenPipeError:  # the reader has gone, as in python plot_results.py | head
+    except BrokenPipeError:  # the reader is gone, as in python plot_results.py | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ VARIABLE = "ALEXNET_COMMIT"  # set by the study for its nodes, which have the co
 def git_commit():
     """The commit of this checkout, with + where tracked files differ from it; None outside git.
 
-    None also where this code lies in another repository, as an archive that was unpacked there.
+    Also None if this code lies in another repository, as an archive unpacked there does.
     """
     if VARIABLE in os.environ:
         return os.environ[VARIABLE] or None

@@ -58,7 +58,7 @@ def parse_idx(content, magic, path):
 def read_idx(directory, name):
     """Read directory/name, or name.idx..., with or without .gz; returns (array, SHA-256 of the uncompressed file).
 
-    Each may also lie in a folder of such a name, as in Kaggle's copy.
+    Each may also lie in a folder of one of these names, as in Kaggle's copy.
     """
     names = [f"{each}{end}" for each in (name, name.replace("-idx", ".idx")) for end in (".gz", "")]
     places = [directory / each for each in names] + [directory / outer / each for outer in names for each in names]
@@ -70,7 +70,7 @@ def read_idx(directory, name):
     path = paths[0]
     try:
         content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):  # by the content: browsers unpack a .gz and keep its name
+        if content.startswith(b"\x1f\x8b"):  # judged by content: browsers unpack a .gz and keep its name
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or f"damaged gzip file ({error})"

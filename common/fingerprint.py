@@ -1,4 +1,4 @@
-"""The fingerprint of the code that decides a run's numbers: a run resumes only with the code that it began with."""
+"""The fingerprint of the code that decides a run's numbers: a run resumes only with the code it started with."""
 
 import ast
 import hashlib
@@ -9,7 +9,7 @@ import tokenize
 from common.tensorflow import tf
 import numpy as np
 
-# The modules beside this one that decide the numbers of a run, given its script and data; the others may change.
+# The modules that decide the numbers of a run, given its script and data; the others may change.
 COMPUTING = ("input", "lrn", "step")
 
 

@@ -1,10 +1,10 @@
 """Where the ink of a digit is in an image: a scan, a photograph or a screenshot.
 
-The plain reading, a threshold, is kept wherever nothing speaks against it. Otherwise the ground is evened out, and what
-reaches the edge of the image is taken for something else than the digit: a desk, a shadow, a frame, squared paper.
+A plain threshold is kept if its result looks like a digit. Otherwise the background is subtracted, and what reaches the
+edge of the image is not taken for the digit: a desk, a shadow, a frame, squared paper.
 
-Measured in results/predict.txt, right of 50 by the plain reading and by this one: light falling off to .3, 7 and 46; a
-shadow of x .6, 2 and 46; a dark desk, 8 and 46; strong squared paper, 2 and 46. On a clean sheet both have 46.
+Right answers of 50 by the threshold alone and by both (results/predict.txt): light falling off to 0.3, 7 and 46; a
+shadow of x 0.6, 2 and 46; a dark desk, 8 and 46; strong squared paper, 2 and 46; a clean sheet, 46 and 46.
 """
 
 from typing import NamedTuple
@@ -12,21 +12,21 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-CONTRAST = 20  # of 255, between digit and ground
-MIN_BLOB = 0.02  # of the largest piece of ink: smaller pieces are not part of the digit
-EDGE = 0.08  # of the image's edge that is ink at most, if the plain reading is to stand
-FULL = 0.35  # of the image that is ink at most
+CONTRAST = 20  # of 255, between digit and background
+MIN_BLOB = 0.02  # of the largest component: smaller ones are not part of the digit
+EDGE = 0.08  # of the image's edge: most ink there if the threshold is to be trusted
+FULL = 0.35  # of the image: most ink that a digit has
 THICK = 0.5  # of a digit's longer side: no stroke is wider
-BOX = 0.15  # of the image that a frame or a sheet has at least
-SMALL = 0.03  # of the image's longer side that a digit has at least, where the ground is evened out
-FAINT = 0.1  # of the ground, likewise, that a pen darkens it by at least
+BOX = 0.15  # of the image: least area of a frame or a sheet
+SMALL = 0.03  # of the image's longer side: least size of a digit, where the background is subtracted
+FAINT = 0.1  # of the background: least darkening by a pen, likewise
 TOUCHES, SEVERAL = "touches the border", "more than one digit?"
-WORK = 600  # pixels of the longer side that the ground is evened out at
-KERNEL = 0.3  # of the longer side: the ground is what is wider than that
+WORK = 600  # pixels of the longer side at which the background is estimated
+KERNEL = 0.3  # of the longer side: wider structures are background
 
 
 class Ink(NamedTuple):
-    """The share of pen in each pixel, float32 [height, width]; which belong to the digit; notes on how it was found."""
+    """The share of ink in each pixel, float32 [height, width]; the digit's pixels, bool; notes on how it was found."""
 
     share: np.ndarray
     mask: np.ndarray
@@ -37,21 +37,21 @@ def edge_of(image):
     return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
 
 
-def pieces_of(mask):
-    """(the number of each pixel's piece, areas, boxes [n, 4]) of a mask; piece 0, the ground, has area 0."""
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+def components_of(mask):
+    """(label of each pixel, areas, boxes [n, 4]) of a mask's connected components; 0, the background, has area 0."""
+    _, components, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     areas = stats[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0
-    return pieces, areas, stats[:, :4]
+    return components, areas, stats[:, :4]
 
 
 def without_dust(mask):
-    pieces, areas, _ = pieces_of(mask)
-    return (areas >= MIN_BLOB * areas.max())[pieces] & mask
+    components, areas, _ = components_of(mask)
+    return (areas >= MIN_BLOB * areas.max())[components] & mask
 
 
 def thickness(mask):
-    """The width of the widest stroke in pixels. What reaches the edge of the image counts as if it went on there."""
+    """The width of the widest stroke in pixels. What reaches the image's edge is treated as continuing there."""
     return 2 * cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5).max() - 1
 
 
@@ -60,7 +60,7 @@ def longer_side(mask):
 
 
 def like_strokes(mask):
-    """Whether what is in mask may be a digit: no blob, and neither squared paper, which has many holes, nor squares."""
+    """Whether a mask may be a digit: neither a blob, nor squared paper, which has many holes, nor its squares."""
     thick = thickness(mask)
     outlines, nested = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     large = [cv2.contourArea(outline) > thick**2 / 4 for outline in outlines]
@@ -69,15 +69,15 @@ def like_strokes(mask):
 
 
 def side_by_side(mask):
-    """Whether tall pieces stand beside each other, as the digits of a number or the letters of a word do."""
-    _, areas, boxes = pieces_of(mask)
+    """Whether tall components stand side by side, as the digits of a number or the letters of a word do."""
+    _, areas, boxes = components_of(mask)
     tall = boxes[(areas > 0) & (boxes[:, 3] > cv2.boundingRect(mask.astype(np.uint8))[3] / 2)]
     left = np.sort(tall[:, 0])
     return len(tall) > 1 and bool((left[1:] >= (tall[:, 0] + tall[:, 2])[tall[:, 0].argsort()][:-1]).any())
 
 
-def plainly(gray):
-    """The Ink of a gray uint8 image by Otsu's threshold, or None; the ground is what most of the edge is."""
+def by_threshold(gray):
+    """The Ink of a gray uint8 image by Otsu's threshold, or None; most of the image's edge is background."""
     threshold, _ = cv2.threshold(gray, 0, 255, cv2.THRESH_OTSU)
     if np.median(edge_of(gray)) > threshold:
         gray, threshold = 255 - gray, 254 - threshold
@@ -107,25 +107,26 @@ def find_box(gray):
 
 
 def depths(gray):
-    """How far each pixel stands out of its ground, float32: the dark of a gray image, as a share, then the light.
+    """How far each pixel stands out from its background, float32: dark strokes of a gray image, then light ones.
 
-    The ground is a closing: it follows light that falls off, and a shadow's edge, but no stroke. The image's border is
-    repeated outwards, as the closing would lift the ground there. Blurring keeps an edge monotone: it leaves no line.
+    The background is a morphological closing (opening): it follows falling light and a shadow's edge, but no stroke.
+    The border is replicated outwards, or the closing would lift the background there. Blurring keeps edges monotone:
+    subtracting them leaves no line.
     """
     size = int(KERNEL * max(gray.shape)) | 1
     smooth = cv2.GaussianBlur(gray, (0, 0), 1)
     wide = cv2.copyMakeBorder(smooth, size, size, size, size, cv2.BORDER_REPLICATE)
     for operation in (cv2.MORPH_CLOSE, cv2.MORPH_OPEN):
-        ground = cv2.morphologyEx(wide, operation, np.ones((size, size), np.uint8))[size:-size, size:-size]
+        background = cv2.morphologyEx(wide, operation, np.ones((size, size), np.uint8))[size:-size, size:-size]
         if operation == cv2.MORPH_CLOSE:
-            yield 1 - smooth / np.maximum(ground, 32).astype(np.float32)
+            yield 1 - smooth / np.maximum(background, 32).astype(np.float32)
         else:
-            yield (smooth - ground) / np.float32(255)
+            yield (smooth - background) / np.float32(255)
 
 
-def readings(depth, inside):
-    """Every mask that may be the digit, where its ground has depth 0 and it lies inside."""
-    low, middle = np.quantile(depth[inside], (0.05, 0.25))  # of the ground, also where lines cover half of it
+def candidate_masks(depth, inside):
+    """Yield every mask within inside that may be the digit; depth is 0 where there is background."""
+    low, middle = np.quantile(depth[inside], (0.05, 0.25))  # of the background, even where lines cover half of it
     noise = middle - low
     outline = inside & ~(cv2.erode(np.pad(inside, 1).astype(np.uint8), np.ones((3, 3)))[1:-1, 1:-1] > 0)
     left = inside.copy()
@@ -137,8 +138,8 @@ def readings(depth, inside):
             mask = left & (depth > middle + share * level)
             for line in (7, 5, 3, 1):  # pixels: thinner lines vanish, such as those of squared paper
                 disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (line, line))
-                pieces, areas, boxes = pieces_of(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, disc))
-                outer = np.unique(pieces[outline])
+                components, areas, boxes = components_of(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, disc))
+                outer = np.unique(components[outline])
                 areas[outer] = 0
                 if areas.any():
                     x, y, width, height = boxes.T
@@ -146,20 +147,20 @@ def readings(depth, inside):
                     near = max(width[main], height[main]) / 2
                     beside = (x < x[main] + width[main] + near) & (x + width > x[main] - near)
                     beside &= (y < y[main] + height[main] + near) & (y + height > y[main] - near)
-                    found = ((areas >= MIN_BLOB * areas[main]) & beside)[pieces]
+                    found = ((areas >= MIN_BLOB * areas[main]) & beside)[components]
                     if max(width[main], height[main]) >= max(8, SMALL * max(depth.shape)) and like_strokes(found):
                         yield found
-        outer = np.isin(pieces, outer[outer > 0]).astype(np.uint8)
+        outer = np.isin(components, outer[outer > 0]).astype(np.uint8)
         if not outer.any():
             return
         left &= cv2.dilate(outer, np.ones((9, 9))) == 0
 
 
-def evened(gray, inside):
-    """The Ink of a gray uint8 image on uneven ground, or None: of all readings the one with the longest strokes."""
+def by_background(gray, inside):
+    """The Ink of a gray uint8 image on an uneven background, or None: the candidate with the longest strokes."""
     best, most = None, 0
     for depth in depths(gray):
-        for mask in readings(depth, inside):
+        for mask in candidate_masks(depth, inside):
             length = depth[mask].sum() / thickness(mask)
             if length > most:
                 best, most = Ink(np.clip(depth / np.median(depth[mask]), 0, 1), mask), length
@@ -176,34 +177,34 @@ def shrink(image, longest):
 
 
 def contrast_of(gray):
-    """Between the halves that Otsu's threshold makes of a gray image."""
+    """The contrast between the two sides of Otsu's threshold in a gray image."""
     threshold, _ = cv2.threshold(gray, 0, 255, cv2.THRESH_OTSU)
     return np.ptp([np.median(gray[side]) if side.any() else 0 for side in (gray <= threshold, gray > threshold)])
 
 
 def find_gray(gray):
-    """As find_ink, of a gray image."""
-    plain, box = plainly(gray), find_box(gray)
+    """find_ink for a gray image."""
+    plain, box = by_threshold(gray), find_box(gray)
     if box is None and not doubtful(plain):
         return plain
     if box is not None:
         rows, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         inner = np.where(box[part], gray[part], np.median(gray[box]).astype(np.uint8))
-        found = evened(shrink(inner, WORK), shrink(box[part].astype(np.uint8), WORK) > 0)
+        found = by_background(shrink(inner, WORK), shrink(box[part].astype(np.uint8), WORK) > 0)
         if found:
             return found._replace(notes=("found in a frame",))
     small = shrink(gray, WORK)
-    found = evened(small, np.ones(small.shape, bool))
+    found = by_background(small, np.ones(small.shape, bool))
     if found:
-        return found._replace(notes=("found on uneven ground",))
+        return found._replace(notes=("found on an uneven background",))
     return plain if plain and like_strokes(plain.mask) else None
 
 
 def find_ink(image):
     """The Ink of a uint8 image, gray [height, width] or BGR [height, width, 3]; None if no digit stands out.
 
-    Where there is none in gray, as in green on red, it is looked for in the channel with the most contrast.
+    If it finds none in gray, as in green on red, it tries the channel with the most contrast.
     """
     gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     found = find_gray(gray)

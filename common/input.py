@@ -14,7 +14,7 @@ def shuffled(seed, epoch, size, batch_size):
 
 
 def in_order(size, batch_size):
-    """The order of an evaluation: as few batches of at most batch_size as there can be, int32, of nearly equal size."""
+    """The order of an evaluation: int32 batches of nearly equal size, as few of at most batch_size as possible."""
     return np.array_split(np.arange(size, dtype=np.int32), -(-size // batch_size))
 
 
@@ -40,11 +40,11 @@ class TensorFlowInput:
         self.images, self.labels = (tf.Variable(array, trainable=False) for array in (images, labels))
 
     def batches(self, order):
-        """One element a step, for order int32 [steps, batch]."""
+        """An iterator of batches, one per step; order is int32 [steps, batch]."""
         return iter(order)
 
     def load(self, indices):
-        """Inside the step: an element to pixels [batch, 227, 227, 1] and labels uint8 [batch]."""
+        """Inside the step: a batch to pixels [batch, 227, 227, 1] and labels uint8 [batch]."""
         return resize_tensorflow(tf.gather(self.images, indices)), tf.gather(self.labels, indices)
 
 
@@ -64,5 +64,5 @@ class OpenCVInput:
             steps = tf.data.Dataset.from_tensor_slices(order)
             return iter(steps.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2))
 
-    def load(self, element):
-        return element
+    def load(self, batch):
+        return batch

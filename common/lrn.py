@@ -30,8 +30,8 @@ def local_response_normalization(inputs, depth_radius, bias, alpha, beta):
     """tf.nn.local_response_normalization of float32 [batch, height, width, channels], to rounding.
 
     It is TensorFlow's own except in mixed precision on a CPU with the article's beta: float32 stays the article's
-    to the last bit. There one thing more differs: where a square overflows, and at a NaN, TensorFlow's result is NaN
-    in all channels, this one's only within the window.
+    to the last bit. There, where a square overflows and at a NaN, TensorFlow's result is NaN in all channels, this
+    one's only within the window.
     """
     if beta != 0.75 or not tf.config.optimizer.get_experimental_options().get(BFLOAT16):
         return tf.nn.local_response_normalization(inputs, depth_radius, bias, alpha, beta)

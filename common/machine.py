@@ -1,4 +1,4 @@
-"""What this machine is: its processor, its NVIDIA GPU, and what of its environment may change a run's digits."""
+"""What this machine is: its processor, its NVIDIA GPU, and the environment variables that may change a run's digits."""
 
 import contextlib
 import ctypes
@@ -9,7 +9,7 @@ import re
 
 from common.cli import UserError
 
-# Environment variables by which TensorFlow and its libraries may compute other digits.
+# Environment variables that may change the digits that TensorFlow and its libraries compute.
 DIGITS = re.compile(
     r"TF_(AUTO_MIXED_PRECISION|AUTOTUNE|CONV2D|CUBLAS|CUDNN|DETERMINISTIC|DISABLE|ENABLE|FP16|MATMUL|NUM_INT|ONEDNN"
     r"|OVERRIDE|SET_ONEDNN|USE|XLA)\w*|XLA_FLAGS|(CUBLAS|CUDNN|DNNL|ONEDNN)_\w+|NVIDIA_TF32_OVERRIDE"
@@ -18,7 +18,7 @@ DEV, DRIVER = Path("/dev"), Path("/proc/driver/nvidia/version")
 
 
 def nvidia_present():
-    """Whether the machine has an NVIDIA GPU, whatever TensorFlow makes of it; dxg is that of Windows' Linux."""
+    """Whether the machine has an NVIDIA GPU, even one that TensorFlow cannot use; dxg is WSL2's device."""
     return any(DEV.glob("nvidia[0-9]*")) or (DEV / "dxg").exists()
 
 
@@ -27,7 +27,7 @@ def gpu_missing():
     visible, count = os.environ.get("CUDA_VISIBLE_DEVICES"), len(list(DEV.glob("nvidia[0-9]*")))
     if visible == "NoDevFiles":
         return "Slurm gave this job no GPU (CUDA_VISIBLE_DEVICES=NoDevFiles); ask for one (--gres=gpu:1)"
-    # CUDA sees the GPUs up to the first that is not there: a number from 0, or a UUID.
+    # CUDA sees the GPUs before the first that does not exist: a number from 0, or a UUID.
     first = (visible or "").partition(",")[0].strip()
     number = int(first) if first.isdecimal() else None
     if visible is not None and not first.startswith(("GPU-", "MIG-")) and (number is None or 0 < count <= number):
@@ -35,7 +35,7 @@ def gpu_missing():
     version = re.search(r"\d+\.\d+[.\d]*", DRIVER.read_text()) if DRIVER.exists() else None
     driver = f"driver {version[0]}" if version else "no driver"
     if nvidia_present():
-        also = "" if visible is None else f", and see whether CUDA_VISIBLE_DEVICES={visible} names it"
+        also = "" if visible is None else f", and check that CUDA_VISIBLE_DEVICES={visible} names it"
         fix = f"pip install -r requirements-gpu.txt{also}"
         return f"there is an NVIDIA GPU ({driver}) that TensorFlow cannot use; {fix}"
     if version:
@@ -80,12 +80,12 @@ def cpu_name():
 
 
 def threads():
-    """How many threads TensorFlow spreads an operation over."""
+    """How many threads TensorFlow uses for one operation."""
     given = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return int(given) if re.fullmatch(r" *0*[1-9]\d* *", given) else available
 
 
 def environment(ours=()):
-    """{name: value} of the environment variables that may change a run's digits, without ours, those that it sets."""
+    """{name: value} of the environment variables that may change a run's digits, except for ours, the session's."""
     return {name: value for name, value in sorted(os.environ.items()) if DIGITS.fullmatch(name) and name not in ours}

@@ -1,11 +1,11 @@
-"""The digit in images of your own, by the weights that a run has kept.
+"""The digit in your own images, read with the weights of a complete run.
 
 python -m common.predict results/NAME my_digit.png other.jpg
 python -m common.predict results/NAME folder --picture seen.png
 
 An image is a scan, a photograph or a screenshot of one digit with some margin,
 of any size and colour, dark on light or light on dark. NAME is that of a
-complete run. A ? follows a digit that is in doubt.
+complete run. A ? follows a doubtful digit.
 """
 
 import argparse
@@ -34,82 +34,82 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 ROOT = Path(__file__).parent.parent
-DROPOUT_SAMPLES = 32  # dropout stays on in these networks: an answer is the mean over this many masks
-BATCH_NORM_IMAGES = 200  # test digits that batch norm takes its moments of, as many as a training batch has
-BATCH_SIZE = 20  # images in a batch: answers appear as they come
-STROKE = 0.1  # of the longer side: thinner strokes are made as wide
-LIKE = 0.7  # the correlation with a digit of MNIST that 99 % of its own test digits have
+DROPOUT_SAMPLES = 32  # dropout stays on in these networks: a prediction is the mean over N masks
+BATCH_NORM_IMAGES = 200  # test digits for the moments of batch norm, as many as in a training batch
+BATCH_SIZE = 20  # images in a batch: its predictions are printed at once
+STROKE = 0.1  # of the longer side: thinner strokes are widened to this
+MIN_LIKENESS = 0.7  # correlation with the closest training digit; 99 % of the test digits have more
 UNLIKE = "unlike any digit of MNIST"
-MAX_PICTURES = 300  # images at most in a picture
-LONGEST = 1600  # pixels of an image's longer side: a larger one is shrunk first
-PIXELS = 100_000_000  # at most, in an image that has to be read whole before it can be shrunk
+MAX_PICTURES = 300  # most images in a picture
+LONGEST = 1600  # pixels of an image's longer side: larger images are shrunk first
+MAX_PIXELS = 100_000_000  # in an image, which is read whole before it is shrunk
 mimetypes.add_type("image/heic", ".heic")  # not in Python before 3.14
 
 
-def shown(path):
-    """A path as it can be printed in one line: what is not printable is escaped."""
+def printable(path):
+    """A path for one line of output: unprintable characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
-def in_bytes(numbers):
-    """An image of floats or wide integers as uint8; its white is the first of 1, 255 and 65535 that holds all."""
+def to_uint8(numbers):
+    """An image of floats or wide integers as uint8; white is the first of 1, 255 and 65535 that no value exceeds."""
     numbers = np.nan_to_num(np.asarray(numbers, np.float32), posinf=0, neginf=0)
     white = next((white for white in (1, 255, 65535) if numbers.max() <= white), numbers.max())
     return np.clip(numbers * (255 / white), 0, 255).astype(np.uint8)
 
 
-def on_ground(image):
-    """A BGRA image as gray uint8: what is transparent becomes white, or black where the rest is light."""
+def on_background(image):
+    """A BGRA image as gray uint8: transparent pixels become white, or black if the opaque ones are light."""
     alpha = image[..., 3] / max(image[..., 3].max(), 1)
     gray = cv2.cvtColor(image, cv2.COLOR_BGRA2GRAY)
-    ground = 0 if (gray * alpha).sum() > 127 * alpha.sum() else 255
-    return (gray * alpha + ground * (1 - alpha)).astype(np.uint8)
+    background = 0 if (gray * alpha).sum() > 127 * alpha.sum() else 255
+    return (gray * alpha + background * (1 - alpha)).astype(np.uint8)
 
 
 def read_image(path):
-    """An image file upright, as uint8, gray [height, width] or BGR [height, width, 3]; UserError if it is none.
+    """An image file upright, as uint8, gray [height, width] or BGR [height, width, 3]; UserError if it is not an image.
 
     It is shrunk to LONGEST pixels: a photograph of 48 megapixels then takes a tenth of a second.
     """
-    too_large = UserError(f"{shown(path)}: larger than {PIXELS // 10**6} megapixels; shrink it")
+    too_large = UserError(f"{printable(path)}: larger than {MAX_PIXELS // 10**6} megapixels; shrink it")
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")
             image.draft(None, (LONGEST, LONGEST))  # a JPEG is shrunk as it is read
-            if image.width * image.height > PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise too_large
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-                return shrink(in_bytes(image), LONGEST)
+                return shrink(to_uint8(image), LONGEST)
             image = image.convert("RGBA" if image.has_transparency_data else "L" if image.mode in "1L" else "RGB")
             image.thumbnail((LONGEST, LONGEST))
             pixels = np.array(image)
     except (UserError, MemoryError, Image.DecompressionBombError):
         raise too_large from None
     except UnidentifiedImageError:
-        raise UserError(f"{shown(path)}: not an image that can be read; save it as PNG or JPEG") from None
+        raise UserError(f"{printable(path)}: not an image that can be read; save it as PNG or JPEG") from None
     except Exception as error:  # a decoder may raise anything
         if isinstance(error, OSError) and error.errno:
-            raise UserError(f"{shown(path)}: {error.strerror}; name an image, or a folder of images") from None
-        raise UserError(f"{shown(path)}: damaged or cut short; copy or save it again") from None
+            raise UserError(f"{printable(path)}: {error.strerror}; name an image, or a folder of images") from None
+        raise UserError(f"{printable(path)}: damaged or cut short; copy or save it again") from None
     if pixels.ndim == 2:
         return pixels
     return (
         cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
         if pixels.shape[2] == 3
-        else on_ground(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA))
+        else on_background(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA))
     )
 
 
 def as_mnist(image, path, find=find_ink):
-    """(the digit in an image as MNIST has its own, uint8 [28, 28], light on black; notes on how it was found).
+    """(the digit in an image in MNIST's format, uint8 [28, 28], light on black; notes on how it was found).
 
     image is uint8, gray [height, width] or BGR [height, width, 3]. The digit's longer side becomes 20 pixels, its
-    centre of mass pixel 14. UserError, naming path, if there is none.
+    centre of mass moves to pixel 14. UserError, naming path, if there is none.
     """
     found = find(image)
     if found is None:
-        raise UserError(f"{shown(path)}: no digit stands out in it; write one, dark on light or light on dark")
+        raise UserError(f"{printable(path)}: no digit stands out in it; write one, dark on light or light on dark")
     margin = 2 + int(STROKE * max(found.mask.shape))  # wide enough for the strokes to grow
     ink, mask = np.pad(found.share, margin), np.pad(found.mask, margin)
     inside, outside = (cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, 5) for side in (mask, ~mask))
@@ -130,7 +130,7 @@ def as_mnist(image, path, find=find_ink):
 
 
 def is_image(path):
-    """Whether a file is an image, or is at least called one."""
+    """Whether a file is an image, or at least named like one."""
     if (mimetypes.guess_type(path.name)[0] or "").startswith("image/"):
         return True
     try:
@@ -154,15 +154,15 @@ def find_images(paths, complain):
         try:
             files = [each for each in sorted(path.iterdir()) if os.path.isfile(each) and each.name[0] != "."]
         except OSError as error:
-            complain(f"{shown(path)}: {error.strerror}; make it readable, or name another folder")
+            complain(f"{printable(path)}: {error.strerror}; make it readable, or name another folder")
             continue
         images = [each for each in files if is_image(each)]
-        others = [shown(each.name) for each in files if each not in images]
+        others = [printable(each.name) for each in files if each not in images]
         if others:
             names = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-            print(f"{shown(path)}: skipped, not images: {names}", file=sys.stderr)
+            print(f"{printable(path)}: skipped, not images: {names}", file=sys.stderr)
         if not images:
-            complain(f"{shown(path)}: no image in this folder; name another, or image files")
+            complain(f"{printable(path)}: no image in this folder; name another, or image files")
         found += images
     return found
 
@@ -201,13 +201,13 @@ def load_network(path):
 class Predictor:
     """The trained network as a function of MNIST-like digits.
 
-    digits uint8 [n, 28, 28], those that batch norm takes its moments of, if the network has any.
+    digits uint8 [n, 28, 28] are those whose moments batch norm uses, if the network has any.
     """
 
     def __init__(self, network, digits):
         for name in ("weights", "biases", "scales", "betas"):
             part = getattr(network, name, {})
-            # Constants, so that TensorFlow computes once what all masks share.
+            # Constants, so that TensorFlow computes what all masks share only once.
             setattr(network, name, {key: tf.convert_to_tensor(value) for key, value in part.items()})
         self.network, self.moments = network, {}
         if hasattr(network, "batch_norm"):
@@ -216,7 +216,7 @@ class Predictor:
             network(resize_tensorflow(digits), dropout_seeds(0, 0, 0), training=False)
 
     def batch_norm(self, name, inputs, training):
-        """Normalise by the moments of the batch that came first, whatever batch follows."""
+        """Normalise every batch by the moments of the first one."""
         if name not in self.moments:
             self.moments[name] = tf.nn.moments(inputs, range(inputs.shape.rank - 1))
         scale, beta = self.network.scales[name], self.network.betas[name]
@@ -236,9 +236,9 @@ def in_batches(predict, digits):
 
 
 class Likeness:
-    """How like MNIST a digit is: the correlation with the training digit that is most like it, from -1 to 1.
+    """How like MNIST a digit is: its correlation, from -1 to 1, with the closest of the training digits.
 
-    digits uint8 [n, 28, 28]. Of 2,000 test digits 1 % have less than 0.7; 77 of 80 images of numbers and words do.
+    digits uint8 [n, 28, 28]. 1 % of 2,000 test digits are below 0.7; 77 of 80 images of numbers and words are.
     """
 
     def __init__(self, digits):
@@ -254,15 +254,15 @@ class Likeness:
 
 
 def answers(predict, likeness, digits, notes):
-    """Yield (probabilities [10], notes, whether in doubt) for digits uint8 [n, 28, 28] and the notes on each."""
+    """Yield (probabilities [10], notes, whether doubtful) for digits uint8 [n, 28, 28] and the notes on each."""
     for row, alike, said in zip(in_batches(predict, digits), likeness(digits), notes):
-        if alike < LIKE:
+        if alike < MIN_LIKENESS:
             said = (*said, UNLIKE)
         yield row, said, row.max() < 0.5 or not {SEVERAL, UNLIKE}.isdisjoint(said)
 
 
-def draw(path, digits, captions):
-    """Write a PNG of the digits uint8 [n, 28, 28] at the 227x227 that the network is given, each with its caption."""
+def draw_digits(path, digits, captions):
+    """Write a PNG of the digits uint8 [n, 28, 28], resized to 227x227 as the network gets them, with captions."""
     columns = min(len(digits), 6)
     rows = -(-len(digits) // columns)
     figure = Figure(figsize=(2 * columns, 2.4 * rows), layout="constrained")
@@ -273,15 +273,15 @@ def draw(path, digits, captions):
         axis.imshow(pixels, cmap="gray", vmin=0, vmax=1)
         axis.set_title(caption, fontsize=8, parse_math=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a file's name may have letters that the font lacks
+        warnings.simplefilter("ignore")  # a file's name may have characters that the font lacks
         figure.savefig(path, format="png")
 
 
 def check_picture(picture, paths):
     """Raise UserError if --picture cannot be written, or would overwrite one of the images."""
-    what = f"--picture {shown(picture)}"
+    what = f"--picture {printable(picture)}"
     if not os.path.isdir(picture.parent):
-        raise UserError(f"{what}: there is no such folder; make it, or name another")
+        raise UserError(f"{what}: no such folder; make it, or name another")
     if os.path.isdir(picture) or not os.access(picture if picture.exists() else picture.parent, os.W_OK):
         raise UserError(f"{what}: cannot be written; name another file")
     if os.path.realpath(picture) in map(os.path.realpath, paths):
@@ -308,9 +308,9 @@ def prepare(paths, complain):
 
 def main():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="RUN", help="any file of a complete run, its ending may be left out")
+    parser.add_argument("run", type=Path, metavar="RUN", help="any file of a complete run, with or without its ending")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image, or a folder of images")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of the images as the network saw them")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what the network saw")
     parser.add_argument("--device", type=arguments.device, default="auto", metavar="D", help="auto, cpu, gpu or gpu:N")
     args = parser.parse_args()
     complaints = []
@@ -324,7 +324,7 @@ def main():
         check_picture(args.picture, paths)
     digits, captions = [], []
     batches = prepare(paths, complain)
-    first = next(batches, None)  # no network is built for images that hold no digit
+    first = next(batches, None)  # no network is built if no image has a digit
     if first:
         device, _ = open_session(args.device)
         with tf.device(device):
@@ -338,12 +338,12 @@ def main():
                     digit = f"{row.argmax()}{'?' if doubt else ''}"
                     shares = "".join(f"{100 * share:4.0f}" for share in row)
                     remark = f" ({', '.join(said)})" if said else ""
-                    say(f"{row.argmax():5}{'?' if doubt else ' '}{shares}   {shown(path)}{remark}")
-                    captions.append(f"{digit}, {100 * row.max():.0f} %\n{shown(path.name)[-28:]}")
+                    say(f"{row.argmax():5}{'?' if doubt else ' '}{shares}   {printable(path)}{remark}")
+                    captions.append(f"{digit}, {100 * row.max():.0f} %\n{printable(path.name)[-28:]}")
                 digits += seen
             if args.picture:
-                draw(args.picture, np.array(digits), captions)
-                say(f"{shown(args.picture)} shows what the network saw")
+                draw_digits(args.picture, np.array(digits), captions)
+                say(f"{printable(args.picture)} shows what the network saw")
     if complaints:
         sys.exit(2)
 

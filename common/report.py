@@ -11,7 +11,7 @@ from common.cli import say
 from common.machine import gpu_missing, nvidia_present
 from tqdm import tqdm
 
-FIRST_LINE, NEXT_LINE = 60, 600  # seconds until a run that has no bar says how fast it is
+FIRST_LINE, NEXT_LINE = 60, 600  # seconds until a run without a bar reports its speed
 
 
 def banner(facts, args):
@@ -39,7 +39,7 @@ def describe(cause):
         apart += ", so that a softmax entry is 0"
     activations = ", ".join(f"{name} {value:.3g}" for name, value in cause["largest_activation"].items())
     lines = [
-        f"epoch {cause['epoch']}, {place}: the loss is not finite, by {cause['cause']}",
+        f"epoch {cause['epoch']}, {place}: the loss is not finite: {cause['cause']}",
         f"{apart} at image {cause['image']}, a {cause['label']}",
         *textwrap.wrap(f"largest activations: {activations}", 76),
     ]
@@ -62,7 +62,7 @@ class Progress:
         self.epochs, self.due = epochs, time.perf_counter() + FIRST_LINE
 
     def begin(self, epoch, images, done):
-        """The bar of an epoch counted from 1, of N images, some of them done."""
+        """Show the bar of an epoch counted from 1, with N images, done of them already trained."""
         self.bar = tqdm(
             total=images,
             initial=done,
@@ -76,7 +76,7 @@ class Progress:
         self.epoch, self.images, self.done = epoch, images, done
 
     def update(self, images, loss, accuracy, rate, seconds_left):
-        """N more images; mean loss and accuracy of the epoch so far, images per second, seconds left of the run."""
+        """Advance by some images; mean loss and accuracy of the epoch, images per second, seconds left in the run."""
         self.done += images
         left = f"{datetime.timedelta(seconds=round(seconds_left))} left"
         if self.bar.disable:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from common.cli import UserError
 
-# How file systems answer what they cannot do: NFS, Lustre and FUSE mounts lack flock or the fsync of a folder.
+# The errors of operations that a file system lacks: NFS, Lustre and FUSE mounts lack flock or the fsync of a folder.
 UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 EXPLOSION = 1e4  # a convention: the logit gap from which a NaN loss is called an explosion
 
@@ -66,9 +66,9 @@ def sync_folder(path):
 
 @contextlib.contextmanager
 def replacing(path):
-    """A binary file to write that takes the place of path at the end: old or new, never half, also after a power cut.
+    """Write a binary file that replaces path at the end: old or new, never half, even after a power cut.
 
-    An OSError names path, and leaves what was there.
+    An OSError names path, and leaves the old file.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -103,7 +103,7 @@ def write_csv(path, rows):
 def read_csv(path, kind=Row):
     """Read a curve back as a list of Row, or a trace as a list of Iteration.
 
-    Raises UserError, naming file and line, unless the columns begin with those that kind cannot do without and the
+    Raises UserError, naming file and line, unless the columns begin with the required fields of kind and the
     first one counts 1, 2, 3, ... without gap. Columns that kind does not have are ignored.
     """
     needed = [field for field in kind._fields if field not in kind._field_defaults]
@@ -141,7 +141,7 @@ def read_csv(path, kind=Row):
         except ValueError as error:
             raise bad(number, str(error)) from None
         if values[count] != number - 1:
-            raise bad(number, f"{count} {record[count]!r} where {number - 1} should stand")
+            raise bad(number, f"{count} {record[count]!r} instead of {number - 1}")
         if None in [values[key] for key in needed] or not 0 <= values.get("accuracy", 0) <= 1:
             raise bad(number, "an empty field, or an accuracy outside 0 to 1")
         values[count] = number - 1
@@ -163,7 +163,7 @@ def write_record(path, record):
 
 
 def read_record(path):
-    """Read a record back as a dict; UserError if it is not there or not JSON."""
+    """Read a record back as a dict; UserError if it is missing or not JSON."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

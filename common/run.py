@@ -33,10 +33,10 @@ class Files:
         self.lock = folder / ".checkpoints" / f"{name}.lock"
         self.tensorflow = folder / ".checkpoints" / name  # checkpoints in the format of earlier commits
 
-    def try_folders(self):
+    def prepare_folders(self):
         """Make each folder that the run will write to, and remove files that a kill left half-written.
 
-        UserError if one cannot be written to.
+        UserError if one is not writable.
         """
         for path in (self.csv, self.record, self.trace, self.checkpoint, *[self.weights] * (not self.args.no_weights)):
             try:
@@ -59,9 +59,9 @@ class Files:
             say(f"{path.relative_to(self.folder)} moved aside to {path.name}.old{number}")
 
     def complete(self):
-        """Whether the run is complete; says so if it is.
+        """Whether the run is complete; prints so if it is.
 
-        UserError if its curve or record is unreadable, unless it has a state file: that holds both.
+        UserError if its curve or record is unreadable, unless it has a state file, which holds both.
         """
         try:
             if not complete(self.csv, self.record, self.args.epochs):
@@ -77,8 +77,8 @@ class Files:
     def load(self):
         """(path, {name: array}, run) of the run's state file, or None if it has none.
 
-        That is its weights where a kill left no record that they are complete, else its checkpoint. UserError if it is
-        unreadable, damaged, or of another run.
+        That is its weights if the run was killed before its record said complete, else its checkpoint. UserError if it
+        is unreadable, damaged, or of another run.
         """
         if any(self.tensorflow.glob("step-*.index")):
             raise UserError(
@@ -94,7 +94,7 @@ class Files:
         return None
 
     def write(self, state, facts, **more):
-        """Write curve, trace and record as the state has them; the record, which says complete, comes last."""
+        """Write curve, trace and record of the state; the record, which says complete, comes last."""
         if not state.rows:
             return
         write_csv(self.csv, state.rows)
@@ -119,7 +119,7 @@ class Files:
         )
 
     def unmet_flags(self):
-        """What the flags ask for and the complete run does not have, as clauses."""
+        """Yield a clause for each thing that the flags ask for and the complete run does not have."""
         args, record = self.args, read_record(self.record)
         if args.device != "auto" and args.device[:3] != str(record.get("device")).lower():
             yield f"it did not run with --device {args.device}"
@@ -132,7 +132,7 @@ class Files:
         if not (args.no_weights or record.get("nan_weights")):
             here = self.weights.stat().st_size if self.weights.exists() else 0
             if not here:
-                yield "its weights are not here"
+                yield "its weights are missing"
             elif here != record.get("weights_bytes"):
                 yield f"{self.weights} has {here} of the {record.get('weights_bytes')} bytes that were written"
 
@@ -168,9 +168,9 @@ def run(AlexNet, losses, learning_rate, evaluation_batch=200):
             log_device_placement=args.log_device_placement,
         )
         with Stop() as stop, lock(files.lock, name):
-            if not args.restart and files.complete():  # by another run, meanwhile
+            if not args.restart and files.complete():  # another run has just completed it
                 return
-            files.try_folders()
+            files.prepare_folders()
             say(f"{name}: {args.epochs} epochs of {len(dataset.train_labels)} images, {args.batch_size} a batch")
             say(banner(facts, args))
             try:
@@ -184,7 +184,7 @@ def run(AlexNet, losses, learning_rate, evaluation_batch=200):
 
 
 def train(network, loss, learning_rate, dataset, files, facts, stop, evaluation_batch=200):
-    """Train from the checkpoint, or from the start, to the last epoch or a signal."""
+    """Train from the checkpoint, or from the start, until the last epoch or a signal."""
     args, script = files.args, Path(inspect.getfile(type(network)))
     here, changed, state = code_fingerprint(script), [], State()
     if args.restart:

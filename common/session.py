@@ -10,7 +10,7 @@ from common.tensorflow import quiet_stderr, tf
 import cv2
 import numpy as np
 
-MEMORY = "wait for what else runs on it (nvidia-smi shows it), or choose another --device"
+FREE_MEMORY = "wait for the other processes on it (nvidia-smi lists them), or choose another --device"
 
 
 def choose_gpu(wanted):
@@ -29,7 +29,7 @@ def choose_gpu(wanted):
     return gpus[number]
 
 
-def need_precision(wanted):
+def require_precision(wanted):
     """Raise UserError unless a compiled product rounds to bfloat16 on the CPU if mixed is wanted, and only then.
 
     Without oneDNN the graph rewrite of --precision mixed has no effect, and TensorFlow says nothing.
@@ -66,10 +66,10 @@ def first_failure(device, xla):
     return None
 
 
-def need_working_gpu(wanted, xla, details, build):
-    """Raise UserError if the GPU that --device wanted chose does not work, although TensorFlow lists it.
+def require_working_gpu(wanted, xla, details, build):
+    """Raise UserError if the GPU chosen by --device wanted does not work, although TensorFlow lists it.
 
-    details and build are what TensorFlow says of the GPU and of itself.
+    details and build are TensorFlow's descriptions of the GPU and of itself.
     """
     failure = first_failure("/GPU:0", xla)
     if failure is None:
@@ -78,7 +78,7 @@ def need_working_gpu(wanted, xla, details, build):
     reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", str(error).strip().partition("\n")[0])
     card = details.get("device_name", "the GPU")
     if isinstance(error, tf.errors.ResourceExhaustedError) or "out of memory" in str(error).lower():
-        raise UserError(f"--device {wanted}: {card} has no memory left ({reason}); {MEMORY}")
+        raise UserError(f"--device {wanted}: {card} has no memory left ({reason}); {FREE_MEMORY}")
     capability = ".".join(map(str, details.get("compute_capability", ("unknown",))))
     made_for = f"CUDA {build.get('cuda_version')}, cuDNN {build.get('cudnn_version')}"
     made_for += f", {' '.join(build.get('cuda_compute_capabilities', []))}"
@@ -113,7 +113,7 @@ def open_session(
 ):
     """Set TensorFlow up before its first operation; returns (device string, facts for the record).
 
-    The parameters are the flags of the same names. UserError for a device that is not there, or does not work, and for
+    The parameters are the flags of the same names. UserError for a device that is missing or does not work, and for
     flags that exclude each other.
     """
     gpu = choose_gpu(device)
@@ -142,9 +142,9 @@ def open_session(
     build = tf.sysconfig.get_build_info()
     set_precision(precision, on_gpu=gpu is not None)
     if gpu is not None:
-        need_working_gpu(device, xla, details, build)
+        require_working_gpu(device, xla, details, build)
     else:
-        need_precision(precision)
+        require_precision(precision)
     facts = {
         "device": "GPU" if gpu else "CPU",
         "device_name": name,

@@ -19,9 +19,9 @@ REWRITE_LISTS = {
 
 
 def set_precision(precision, on_gpu):
-    """Have the products of compiled steps computed in float32, or for "mixed" in 16 bits where that is faster.
+    """Compute the products of compiled steps in float32, or for "mixed" in 16 bits where that is faster.
 
-    That is float16 on a GPU, and bfloat16 on a CPU.
+    The 16 bits are float16 on a GPU and bfloat16 on a CPU.
     """
     mixed = precision == "mixed"
     os.environ.update(REWRITE_LISTS if mixed else {})
@@ -33,7 +33,7 @@ def set_precision(precision, on_gpu):
 def dropout_seeds(seed, epoch, iteration):
     """int64 [2, 2]: the seeds of the two dropouts of an iteration, a function of its arguments.
 
-    A tensor on the CPU, where dropout reads it: from a GPU it would wait for the step before.
+    A tensor on the CPU, where dropout reads it: read from a GPU, it would wait for the previous step.
     """
     words = np.random.SeedSequence([seed, epoch, iteration]).generate_state(4, np.uint64)
     with tf.device("/CPU:0"):
@@ -41,16 +41,16 @@ def dropout_seeds(seed, epoch, iteration):
 
 
 class BatchMetrics(NamedTuple):
-    """What a forward pass over one batch showed; the step returns it as one vector.
+    """What a forward pass over one batch measures; the step returns it as one vector.
 
-    loss         summed over the batch
-    correct      images whose largest softmax entry is their label
-    nan_weights  1 if a trainable variable holds a NaN after the step, else 0
-    finite       1 if every logit is finite, else 0
-    underflow    1 if a softmax entry is 0, else 0
-    gap          largest logit minus smallest, in the image where that is widest
-    image        position of that image in the batch
-    max_activations      the largest activation of each of LAYERS, only where the loss is not finite, else 0
+    loss             summed over the batch
+    correct          images whose largest softmax entry is their label
+    nan_weights      1 if a trainable variable holds a NaN after the step, else 0
+    finite           1 if every logit is finite, else 0
+    underflow        1 if a softmax entry is 0, else 0
+    gap              largest logit minus smallest, in the image where that is widest
+    image            position of that image in the batch
+    max_activations  the largest activation of each of LAYERS where the loss is not finite, else 0
     """
 
     loss: float
@@ -79,7 +79,7 @@ def measure(layers, labels, loss, training):
 
     logits = layers["output"]
     probabilities = tf.nn.softmax(logits)  # the accuracy is taken from it, as in the article
-    # NaN counts as class 0, as TensorFlow's own argmax has it; XLA's says 9.
+    # NaN counts as class 0, as in TensorFlow's own argmax; XLA's returns 9.
     predicted = tf.argmax(tf.where(tf.math.is_nan(probabilities), 0.0, probabilities), axis=1)
     correct = predicted == tf.cast(labels, tf.int64)
     gaps = tf.reduce_max(logits, axis=1) - tf.reduce_min(logits, axis=1)

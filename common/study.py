@@ -1,9 +1,9 @@
-"""All runs, the most wanted first: complete ones are skipped, the rest resume.
+"""All runs, the most important first: complete ones are skipped, unfinished ones resume.
 
 python -m common.study                          one run after the other
 python -m common.study --ray local --gpus 0.33  three at a time on one GPU
 python -m common.study --ray HOST:6379          on a Ray cluster, a GPU per run
-python -m common.study --status                 what is missing, and how long
+python -m common.study --status                 what is missing, and the time left
 python -m common.study -- --device cpu          flags after -- are the scripts'
 """
 
@@ -46,9 +46,9 @@ def run_sequentially(runs, signals, _):
     on_signals(stop)
     while runs and not signals:
         run = runs.pop(0)
-        # In a session of its own: Ctrl-C reaches it only through the study.
+        # In its own session, so that Ctrl-C reaches it only through the study.
         process = subprocess.Popen([sys.executable, str(ROOT / run.script), *run.flags], start_new_session=True)
-        if signals:  # it came before the process was there
+        if signals:  # it came before the process existed
             process.terminate()
         code = process.wait()
         yield run, 128 - code if code < 0 else code, None
@@ -58,17 +58,17 @@ def ray_task(run):
     """The task of a Ray worker; returns (exit code, why it failed or None, the run's files as {path: text})."""
     code, reason = run_script(run.script, run.flags)
     if code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
-        os._exit(code)  # not the study stopped it but what ends this node: Ray starts it again on another
+        os._exit(code)  # the node is shutting down, not the study: Ray restarts the task elsewhere
     return code, reason, {path: path.read_text("utf-8") for path in run.files if code == 0 and path.exists()}
 
 
 def run_on_ray(runs, signals, args):
-    """Do the runs as tasks of Ray, wherever it has what each of them takes; yields what run_sequentially does."""
+    """Run the scripts as Ray tasks, wherever their resources are free; yields what run_sequentially does."""
     os.environ |= {"RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     local = {"include_dashboard": False, "object_store_memory": 100 * 2**20} if args.ray == "local" else {}
     code = {"working_dir": str(ROOT), "excludes": ["/*", "!/.", "!/alexnet*.py", "!/common"]}
     code["env_vars"] = {commit.VARIABLE: commit.git_commit() or ""}
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that closes must not end Ray before its runs
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closing terminal must not end Ray before its runs
     try:
         import ray
 
@@ -106,14 +106,14 @@ def run_on_ray(runs, signals, args):
 
 
 def is_complete(folder, name, epochs):
-    """Whether that run is complete, as far as its files can be read: the run itself reports what is wrong with them."""
+    """Whether that run is complete; False if its files are unreadable: the run itself then says what is wrong."""
     with contextlib.suppress(UserError):
         return complete(folder / f"{name}.csv", folder / f"{name}.json", epochs)
     return False
 
 
 def status(runs, *_):
-    """Print where these runs stand, and the time left if an epoch takes what it took in runs of the same kind."""
+    """Print where these runs stand, and the time left, from the time per epoch in runs of the same kind."""
     kind, seconds, total = re.compile(r"-(epochs|seed)\d+"), {}, 0
     for path in runs[0].results_dir.glob("*.json") if runs else ():
         with contextlib.suppress(UserError, KeyError):
@@ -140,7 +140,7 @@ def main():
     add = parser.add_argument
     add("--seeds", type=arguments.integer(1, 1000), default=5, metavar="N", help="seeds 0 to N-1 (5)")
     add("--only", metavar="N,N", default="1,2,3,4,5,6,7", help="only these experiments, such as 2,3,5")
-    add("--status", action="store_true", help="start nothing, say what is missing")
+    add("--status", action="store_true", help="start nothing, list what is missing")
     add("--ray", metavar="ADDRESS", help="several at a time: local, or HOST:6379, a cluster that this machine is in")
     add("--gpus", type=arguments.fraction, metavar="F", help="with --ray: a run's share of a GPU (1)")
     add(
@@ -152,10 +152,10 @@ def main():
     add("flags", nargs="*", metavar="FLAG", help="after --: flags for the scripts")
     args = parser.parse_args()
     if not set(args.only.split(",")) <= set("1234567"):
-        parser.error(f"argument --only: {args.only!r} does not name experiments from 1 to 7, such as 2,3,5")
+        parser.error(f"argument --only: {args.only!r} is not a list of experiments from 1 to 7, such as 2,3,5")
     given = arguments.parse("alexnet1.py", None, args.flags)
     if given.seed or given.loss != "naive" or (given.restart if args.ray else args.gpus or args.cpus):
-        parser.error("--seed and --loss are the study's own; --gpus and --cpus are for --ray, --restart is not")
+        parser.error("leave out --seed and --loss; also --gpus and --cpus without --ray, and --restart with it")
     dataset = data.load(given.data_dir)
     data.select(dataset, given.train_size, given.test_size, given.batch_size)
     folder = given.results_dir.absolute()  # a node works elsewhere
@@ -169,7 +169,7 @@ def main():
         run.flags = [*flags, "--loss", loss, "--seed", str(seed)]
         run.files = folder / f"trace/{run.name}.csv", folder / f"{run.name}.csv", folder / f"{run.name}.json"
         names = [run.name]
-        if args.status:  # a curve in the other precision is not missing
+        if args.status:  # a curve in the other precision counts, too
             other = {"float32": "mixed", "mixed": "float32"}[run.precision]
             names.append(arguments.run_name(f"alexnet{number}", Namespace(**vars(run) | {"precision": other}), dataset))
         found = [name for name in names if not run.restart and is_complete(folder, name, run.epochs)]

@@ -18,8 +18,8 @@ from common.machine import processor
 def quiet_stderr():
     """Hold back what native code writes to stderr, and drop it if the block succeeds.
 
-    TensorFlow 2.21 prints notices at import before it reads its own log level. Another process holds the text: it
-    prints it also if native code ends this one. Yields a function that drops it. TF_CPP_MIN_LOG_LEVEL=0 shows all.
+    TensorFlow 2.21 prints notices at import before it reads its own log level. Another process holds the text, and
+    prints it even if native code ends this one. Yields a function that drops it. TF_CPP_MIN_LOG_LEVEL=0 shows all.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0" or not shutil.which("tail"):
         yield lambda: None
@@ -38,7 +38,7 @@ def quiet_stderr():
 
 @contextlib.contextmanager
 def quitting_on_interrupt(cleanup):
-    """Let Ctrl-C end the process at once with exit code 130: an import that it breaks off complains for pages."""
+    """Let Ctrl-C end the process at once with exit code 130: an interrupted import prints pages of errors."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -47,14 +47,14 @@ def quitting_on_interrupt(cleanup):
         cleanup()
         os._exit(130)
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    previous = signal.signal(signal.SIGINT, interrupted)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
-def need_avx():
+def require_avx():
     """Raise UserError on a CPU that TensorFlow's wheels are not built for: importing one ends in SIGILL."""
     flags = processor("flags").split()
     if platform.machine() == "x86_64" and flags and "avx" not in flags:
@@ -62,7 +62,7 @@ def need_avx():
 
 
 def name_temporary_folder():
-    """Name one where none can be written to (docker --read-only): TensorFlow asks for one when it is imported."""
+    """Name a temporary folder where none is writable (docker --read-only): TensorFlow asks for one at import."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
@@ -70,7 +70,7 @@ def name_temporary_folder():
 
 
 with user_errors():
-    need_avx()
+    require_avx()
 name_temporary_folder()
 with quiet_stderr() as drop, quitting_on_interrupt(drop):
     import tensorflow as tf  # noqa: F401

@@ -14,7 +14,7 @@ import numpy as np
 
 
 def diagnose_nan(measured, index, label, where):
-    """Why the loss is not finite, as a dict for the record; index is that of the image in its data set."""
+    """Why the loss is not finite, as a dict for the record; index is the image's in its data set."""
     explosion = not measured.finite or measured.gap >= EXPLOSION
     return {
         "cause": "explosion" if explosion else "log(0)",
@@ -27,14 +27,14 @@ def diagnose_nan(measured, index, label, where):
     }
 
 
-# The facts of a session that may differ where a run resumes; each stretch of a run is recorded with its own.
+# The facts of a session that may differ where a run resumes; each segment of a run is recorded with its own.
 CONDITIONS = (
     "device", "device_name", "threads", "precision", "tf32", "xla", "deterministic", "versions", "environment"
 )  # fmt: skip
 
 
 def differences(before, here):
-    """How the CONDITIONS of a session differ from those of the stretch before, as a list of "threads 1, not 2"."""
+    """How the CONDITIONS of a session differ from those of the previous segment, as a list of "threads 1, not 2"."""
     pairs = []
     for key in CONDITIONS:
         new, old = here[key], before.get(key, {})
@@ -55,7 +55,7 @@ class State:
     causes: list = dataclasses.field(default_factory=list)  # of dicts: why losses were not finite (diagnose_nan)
     nan_weights: dict | None = None  # {"epoch", "iteration"}, both counted from 1
     epoch_seconds: float = 0.0  # spent on the current epoch
-    stretches: list = dataclasses.field(default_factory=list)  # of dicts, see start_segment
+    stretches: list = dataclasses.field(default_factory=list)  # of dicts, the segments of the run (start_segment)
 
     @classmethod
     def from_json(cls, kept):
@@ -66,9 +66,9 @@ class State:
         return cls(**kept)
 
     def start_segment(self, facts, changed):
-        """Add a stretch unless the facts of this session are those of the last one; print what differs.
+        """Add to stretches unless the facts of this session are those of the last segment; print what differs.
 
-        changed names the code that has changed since the last stretch, which --despite-changes permits.
+        changed names the code that has changed since then, which --despite-changes permits.
         """
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         here = {key: facts[key] for key in (*CONDITIONS, "git_commit")}
@@ -90,9 +90,9 @@ def shortest_float32(value):
 class Training:
     """The loop of one run.
 
-    state              where the run stands; the last of its stretches is the current one
+    state              where the run stands; the last of its stretches is the current segment
     save_checkpoint()  called every --save-minutes
-    stop               a Stop, or anything with a signal that is None until the run is to end
+    stop               a Stop, or anything whose signal is None until the run is asked to stop
     evaluation_batch   test images that go through the network at once
     """
 
@@ -127,7 +127,7 @@ class Training:
             self.saved = time.perf_counter()
 
     def note_nan(self, measured, order, labels, iteration):
-        """Note, and print, why a loss is not finite: once per evaluation, and not for weights that are NaN."""
+        """Note and print why a loss is not finite: once per evaluation, and not once the weights are NaN."""
         where = {"epoch": self.epoch + 1, "iteration": iteration}
         known = any(where.items() <= cause.items() for cause in self.state.causes)
         if not (math.isfinite(measured.loss) or self.state.nan_weights or known):
@@ -136,7 +136,7 @@ class Training:
             say(describe(self.state.causes[-1]))
 
     def train_epoch(self):
-        """Go through the rest of the shuffled training set, adding to state.batches_done.
+        """Train on the rest of the shuffled training set, adding to state.batches_done.
 
         Ends early when asked to stop, and once the weights are NaN, as they stay so.
         """

@@ -15,7 +15,7 @@ import tempfile
 
 from common import arguments, data
 from common.cli import Parser, UserError, user_errors
-from common.ink import plainly
+from common.ink import by_threshold
 from common.predict import (
     BATCH_NORM_IMAGES,
     DROPOUT_SAMPLES,
@@ -56,8 +56,8 @@ def read_back(path):
     return as_mnist(read_image(path), path)[0]
 
 
-def only_plainly(image):
-    return plainly(image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+def threshold_only(image):
+    return by_threshold(image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
 
 
 def answer_photographs(kind, count, predictor, likeness, path, find):
@@ -87,7 +87,7 @@ def print_photographs(count, predictor, likeness, path):
     """Print the table of kinds."""
     print(f"  of {count} images of each kind              plain   right  refused  marked ?  marked by a note  neither")
     for kind in photographs.KINDS:
-        plain = answer_photographs(kind, count, predictor, likeness, path, only_plainly)
+        plain = answer_photographs(kind, count, predictor, likeness, path, threshold_only)
         results = answer_photographs(kind, count, predictor, likeness, path, as_mnist.__defaults__[0])
         hits, right = (sum(bool(each and each[0]) for each in some) for some in (plain, results))
         first = f"{hits:7} {right:7}" if kind not in photographs.NO_DIGIT else f"{'-':>7} {'-':>7}"

@@ -54,7 +54,7 @@ def train(folder, looks=10**9, facts=FACTS, flags=(), name="x", network=None):
     dataset = Dataset(images(*levels), np.zeros(8, np.uint8), images(5, 25), np.zeros(2, np.uint8), None)
     try:
         files = loop.Files(folder, name, args)
-        files.try_folders()
+        files.prepare_folders()
         loop.train(
             network or Brightness(2.0), alexnet1.naive_loss, lambda epoch: 0.1, dataset, files, facts, StopAfter(looks)
         )
@@ -196,7 +196,10 @@ def test_the_state_of_another_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"y\.npz: the state of x, not of y; move it elsewhere"):
         train(tmp_path, name="y")
     path.with_name("y.npz").rename(path)
-    for name, words in {"bias": "the variables of another network", "Variable": "without a name of their own"}.items():
+    for name, words in {
+        "bias": "the variables of another network",
+        "Variable": "two variables have the same name",
+    }.items():
         network = Brightness(2.0)
         network.bias = tf.Variable(0.0, name=name)
         with pytest.raises(UserError, match=words):
@@ -402,7 +405,7 @@ def test_unmet_flags_of_a_complete_run_are_named(tmp_path):
     assert missing() == [f"{weights} has 58 of the {size} bytes that were written"]
     shutil.rmtree(tmp_path / "weights")
     shutil.rmtree(tmp_path / "trace")
-    assert missing() == ["it has no trace", "its weights are not here"] and missing("--no-weights") == missing()[:1]
+    assert missing() == ["it has no trace", "its weights are missing"] and missing("--no-weights") == missing()[:1]
 
 
 @pytest.mark.parametrize("name", ["x.csv", "trace/x.csv", "x.json", "weights/x.npz", ".checkpoints/x.npz"])

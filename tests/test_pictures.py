@@ -12,7 +12,7 @@ from common.plots.pictures import (
     draw_iterations,
     epoch_axis,
     fingerprint,
-    marked,
+    marker_indices,
     styled,
 )
 from common.plots.tables import comparison, details
@@ -262,7 +262,7 @@ def test_a_single_epoch_has_a_marker_and_room(tmp_path):
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 15, 50, 69, 1000])
 @pytest.mark.parametrize("number", range(1, 8))
 def test_every_curve_has_markers(length, number):
-    indices = marked([1.0] * length, number)
+    indices = marker_indices([1.0] * length, number)
     assert indices and indices[0] < max(1, length // 8) and indices[-1] < length and len(indices) <= 16
 
 

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 from common import predict
 from common.checkpoint import save
 from common.cli import UserError
-from common.ink import plainly
+from common.ink import by_threshold
 from common.input import resize_tensorflow
-from common.predict import Predictor, answers, find_images, load_network, read_image, shown
+from common.predict import Predictor, answers, find_images, load_network, printable, read_image
 from common.results import write_record
 from common.step import dropout_seeds
 from common.tensorflow import tf
@@ -130,7 +130,7 @@ def test_lines_as_dark_as_the_pen_are_not_the_digit(mnist, likeness_to_mnist):
 
 def readable(image):
     """As read_image returns it."""
-    return predict.on_ground(image) if image.shape[2:] == (4,) else image
+    return predict.on_background(image) if image.shape[2:] == (4,) else image
 
 
 @pytest.mark.parametrize("kind", photographs.CLEAN)
@@ -139,14 +139,14 @@ def test_a_clean_image_is_read_plainly(kind):
         image = readable(photographs.photograph(kind, number)[0])
         digit, notes = predict.as_mnist(image, kind)
         gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        assert notes == () and (digit == predict.as_mnist(gray, kind, plainly)[0]).all()
+        assert notes == () and (digit == predict.as_mnist(gray, kind, by_threshold)[0]).all()
 
 
 def test_mnist_is_read_plainly(mnist):
     for digit in mnist.test_images[1000:1100]:
         seen, notes = predict.as_mnist(digit, "digit")
         assert notes in ((), ("touches the border",))  # as some digits of MNIST do
-        assert (seen == predict.as_mnist(digit, "digit", plainly)[0]).all()
+        assert (seen == predict.as_mnist(digit, "digit", by_threshold)[0]).all()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in photographs.NO_DIGIT if kind.startswith("empty")])
@@ -156,7 +156,7 @@ def test_an_empty_sheet_gives_no_plain_answer(kind, likeness_to_mnist):
             digit, notes = predict.as_mnist(photographs.photograph(kind, number)[0], kind)
         except UserError:
             continue
-        assert notes or likeness_to_mnist(digit[np.newaxis]) < predict.LIKE
+        assert notes or likeness_to_mnist(digit[np.newaxis]) < predict.MIN_LIKENESS
 
 
 @pytest.fixture(scope="session")
@@ -238,7 +238,7 @@ def test_a_name_that_is_not_utf_8_is_printable(tmp_path, mnist):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n$.png"))
     path.write_bytes(cv2.imencode(".png", large(mnist.train_images[0]))[1])
     assert find_images([tmp_path], None) == [path] and read_image(path).shape == (280, 280)
-    assert shown(path) == rf"{tmp_path}/\udcff\n$.png"
+    assert printable(path) == rf"{tmp_path}/\udcff\n$.png"
 
 
 @pytest.mark.parametrize("kind", [".png", ".webp", ".jpg"])
@@ -276,8 +276,8 @@ def test_a_large_image_is_shrunk(kind, tmp_path, mnist):
 def test_an_image_too_large_to_read_is_named(tmp_path, monkeypatch):
     path = tmp_path / "huge.png"
     Image.new("L", (300, 300)).save(path)
-    for pixels, most in (predict.PIXELS, 10_000), (80_000, None):  # Pillow's own limit is at twice that many
-        monkeypatch.setattr(predict, "PIXELS", pixels)
+    for pixels, most in (predict.MAX_PIXELS, 10_000), (80_000, None):  # Pillow's own limit is at twice that many
+        monkeypatch.setattr(predict, "MAX_PIXELS", pixels)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
         with pytest.raises(UserError, match=r"huge.png: larger than \d+ megapixels; shrink it"):
             read_image(path)
@@ -404,7 +404,7 @@ def test_digits_probabilities_and_the_picture(small, keep, mnist, monkeypatch, t
     with pytest.raises(UserError, match="--picture .*1.png: this is one of your images"):
         predict.main()
     monkeypatch.setattr(sys, "argv", command)
-    for picture, words in ("nowhere/seen.png", "there is no such folder"), ("digits", "cannot be written"):
+    for picture, words in ("nowhere/seen.png", "no such folder"), ("digits", "cannot be written"):
         monkeypatch.setattr(sys, "argv", [*command[:-1], str(tmp_path / picture)])
         with pytest.raises(UserError, match=f"--picture .*{picture}: {words}"):
             predict.main()

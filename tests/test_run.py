@@ -54,7 +54,7 @@ def training(tmp_path, train, test, factor=200.0, epochs=3, batch=2, **more):
     args = parse("x.py", None, ["--epochs", str(epochs), "--batch-size", str(batch), "--results-dir", str(tmp_path)])
     vars(args).update(more)
     files, state, stop = loop.Files(tmp_path, "x", args), State(stretches=[STRETCH]), argparse.Namespace(signal=None)
-    files.try_folders()
+    files.prepare_folders()
     result = Training(
         Brightness(factor), alexnet1.naive_loss, lambda epoch: 0.1, dataset, args, state, lambda *_: None, stop
     )

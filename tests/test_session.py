@@ -251,13 +251,13 @@ def test_importing_tensorflow_is_quiet_and_failures_are_not():
 
 
 def test_a_precision_that_tensorflow_does_not_compute_in_is_refused(monkeypatch):
-    session.need_precision("float32")
+    session.require_precision("float32")
     with pytest.raises(UserError, match="mixed: TensorFlow does not round to bfloat16 here; set TF_ENABLE"):
-        session.need_precision("mixed")
+        session.require_precision("mixed")
     monkeypatch.setattr(tf, "function", lambda function, **_: lambda factor: tf.fill([8, 8], 8.0))
-    session.need_precision("mixed")
+    session.require_precision("mixed")
     with pytest.raises(UserError, match="float32: TensorFlow rounds to bfloat16 here; unset TF_SET_ONEDNN"):
-        session.need_precision("float32")
+        session.require_precision("float32")
 
 
 OPEN = """

@@ -29,12 +29,12 @@ TITLES = {
 
 
 class Run(NamedTuple):
-    """A CSV with what its record adds; without a record it passes for complete, and why it broke is unknown.
+    """A CSV and what its record adds; without a record it counts as complete, and the cause of a NaN is unknown.
 
     path         of the CSV
     rows         list of Row, epochs 1, 2, 3, ...
-    epochs       how many epochs the run is to have
-    nan_weights  the epoch in which the weights turned NaN; None: they did not; 0: there is no record
+    epochs       how many epochs were planned
+    nan_weights  the epoch in which the weights turned NaN; None: they did not; 0: no record
     cause        of the first loss that was not finite: (kind, epoch, iteration or None, logit gap); None: all were
                  finite; "?": there is no record
     """
@@ -46,7 +46,7 @@ class Run(NamedTuple):
     cause: tuple | str | None
 
     def trace(self):
-        """The iterations of the run, list of Iteration, empty if they were not kept."""
+        """The iterations of the run, list of Iteration, empty if there is no trace."""
         path = self.path.parent / "trace" / self.path.name
         return read_csv(path, Iteration) if path.exists() else []
 
@@ -56,9 +56,9 @@ class Group:
     """The runs of an experiment that differ only in their seeds.
 
     number   of the experiment
-    tags     what sets them apart from the article's protocol, in the order of their names: ("fused", "mixed")
+    tags     how they differ from the article's protocol, in the order of their names: ("fused", "mixed")
     runs     list of Run
-    variant  the tags that a picture names (pictures.styled)
+    variant  the tags that a picture shows (pictures.styled)
     style    the properties of its line in a picture (pictures.styled)
     """
 
@@ -129,7 +129,7 @@ def in_words(tag):
 
 
 class Curve(NamedTuple):
-    """Columns of equal length: epochs or iterations, and what several runs or batches have there; NaN: nothing."""
+    """Columns of equal length: epochs or iterations, and the values of several runs or batches there; NaN: none."""
 
     x: tuple
     median: tuple
@@ -192,7 +192,7 @@ def load_groups(paths):
 
 
 def title(number):
-    """An experiment in a few words; of an eighth, those of its script's docstring; empty if there is no script."""
+    """An experiment in a few words, for an eighth from its script's docstring; empty if there is no script."""
     if number in TITLES:
         return TITLES[number]
     try:
@@ -203,10 +203,10 @@ def title(number):
 
 
 def most_complete(groups, variants=()):
-    """Return those groups that follow the article's protocol in all but precision and variants, such as fused.
+    """Return the groups that follow the article's protocol except for precision and variants, such as fused.
 
-    Where an experiment was run in two precisions, that which came further, was run more often, or float32. Where no
-    group follows the protocol, the shortened ones instead, of each experiment the one that trained on most images.
+    Of an experiment in two precisions, the one that came further, has more runs, or is in float32. If no group follows
+    the protocol, the shortened ones instead, of each experiment the one that trained on most images.
     """
     protocol, best = {"mixed", *variants}, {}
     full = [group for group in groups if protocol.issuperset(group.tags)]
@@ -237,9 +237,9 @@ def article():
 
 
 def comparable_figures(groups, missing_experiments=()):
-    """Return {experiment: {epoch: (loss, accuracy)}}, the article's figures that can be compared with some groups.
+    """Return {experiment: {epoch: (loss, accuracy)}}, the article's figures that compare with the groups'.
 
-    missing_experiments: those whose figures to return even if none of the groups is of them.
+    missing_experiments are included although no group is of them.
     """
     figures = {number: {} for number in TITLES}
     for group in groups:
@@ -254,7 +254,7 @@ def comparable_figures(groups, missing_experiments=()):
 def median_and_range(runs, column):
     """Return the Curve of a column of the runs, a value an epoch, over the finite values.
 
-    The median is NaN too where less than half of the runs that reached the epoch have a finite value.
+    The median is also NaN where less than half of the runs that reached the epoch have a finite value.
     """
     points = []
     for epoch in range(max(len(run.rows) for run in runs)):

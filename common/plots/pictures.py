@@ -1,8 +1,8 @@
 """The pictures of groups of runs: test loss, test accuracy, and how far apart the logits lie.
 
-A group's line is the median of its runs, its band their range. What is not finite leaves both, and the line stops where
-less than half of the runs have a finite value. A group that is not the article's protocol is dashed. Where lines lie on
-each other, their colours take turns.
+A group's line is the median of its runs, its band their range, both over finite values; the line stops where less than
+half of the runs have one. A group that deviates from the article's protocol is dashed. Where lines coincide, their
+colours alternate.
 """
 
 from dataclasses import replace
@@ -67,9 +67,9 @@ def line_style(number, variant, dashes):
 
 
 def styled(groups):
-    """Return the groups with the variant and the style that tell them apart in one picture.
+    """Return the groups with the variant and the style that distinguish them in one picture.
 
-    The precision is part of a variant only where the same runs are shown in float32, too.
+    The precision is part of a variant only if the same runs are also shown in float32.
     """
     keys, shown = {group.key for group in groups}, []
     for group in groups:
@@ -80,20 +80,20 @@ def styled(groups):
     return shown
 
 
-def marked(values, offset):
-    """Return the indices that carry a marker: about eight from an offset of 0 to 7 eighths, and points alone."""
+def marker_indices(values, offset):
+    """Return the indices that get a marker: about eight, from an offset of 0 to 7 eighths, and isolated points."""
     finite, step = [False, *map(math.isfinite, values), False], max(1, len(values) // 8)
-    alone = {i for i in range(len(values)) if finite[i + 1] and not finite[i] and not finite[i + 2]}
-    return sorted(alone | set(range(offset % 8 * step // 8, len(values), step)))
+    isolated = {i for i in range(len(values)) if finite[i + 1] and not finite[i] and not finite[i + 2]}
+    return sorted(isolated | set(range(offset % 8 * step // 8, len(values), step)))
 
 
 def axes_heights(axes, x, y):
-    """The heights of points, as parts of the axes' height."""
+    """The heights of points, as fractions of the axes' height."""
     return (axes.transData - axes.transAxes).transform(np.column_stack([x, y]))[:, 1]
 
 
 def overlap_turns(axes, curves):
-    """Return {group: turn}, counted from 0: two lines of which a tenth lies on each other have different ones."""
+    """Return {group: turn} from 0; two lines that coincide over a tenth of their length have different turns."""
     turns, heights = {}, {}
     for group, curve in curves.items():
         taken, height = set(), axes_heights(axes, curve.x, curve.median)
@@ -108,8 +108,8 @@ def overlap_turns(axes, curves):
 def draw_lines(axes, curves, line_height=0.05, absent=("NaN", NAN_BAR), median_of="seeds"):
     """Draw {group: Curve} on axes whose limits are set, and write each group's name at the end of its line.
 
-    line_height is that of a name, as a part of the axes' height; absent the words and the style that the legend has of
-    a curve without a finite point. Returns the legend's notes on what was drawn, list of (text, properties).
+    line_height is that of a name, as a fraction of the axes' height; absent is the legend's (text, style) for a curve
+    without a finite point. Returns the legend's notes on what was drawn, list of (text, properties).
     """
     turns = overlap_turns(axes, curves)
     last, bands = max(turns.values()), False
@@ -118,11 +118,11 @@ def draw_lines(axes, curves, line_height=0.05, absent=("NaN", NAN_BAR), median_o
         if last_finite(curve) is None:
             axes.plot([], [], color=colour, label=f"{group.label}: {absent[0]}", **absent[1])
             continue
-        axes.plot(x, median, markevery=marked(median, group.number), label=group.label, **group.style)
+        axes.plot(x, median, markevery=marker_indices(median, group.number), label=group.label, **group.style)
         if has_band(curve):
             bands = True
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=1.5)
-        if not group.variant and last:  # in its own colour, so in sight only where another line lies on it
+        if not group.variant and last:  # in its own colour: visible only where another line covers it
             dash = 5 * turns[group], (5, 5 * last)
             axes.plot(x, median, color=colour, linestyle=dash, dash_capstyle="butt", zorder=2.1)
     name_lines(axes, curves, line_height)
@@ -139,7 +139,7 @@ def has_band(curve):
 
 
 def name_lines(axes, curves, line_height):
-    """Write each group's name at the end of its line: in one row where lines end together, else below each other.
+    """Write each group's name at the end of its line: in one row if lines end together, else one below the other.
 
     A thin line leads to a name that had to move.
     """
@@ -162,9 +162,9 @@ def name_lines(axes, curves, line_height):
 
 
 def name_row(axes, row, height, line_height):
-    """Write the names of [(height, across, group)], lines that end together, at a height that may be another.
+    """Write the names of [(height, across, group)], lines that end together, at a height that may differ from theirs.
 
-    Those of lines that reach the right edge stand outside, others where they cover no line.
+    Names of lines that reach the right edge stand outside, others where they cover no line.
     """
     end, across = row[0][0], max(across for _, across, _ in row)
     row = sorted(row, key=lambda end: end[2].key)
@@ -183,7 +183,7 @@ def name_row(axes, row, height, line_height):
 
 
 def free_place(axes, end, width, height):
-    """Return (left, middle) of a text of a size near the end of a line that covers no line; right of it if none is."""
+    """Return (left, middle) for a text near the end of a line: where it covers no line, else right of the end."""
     x, y = end
     places = [(x + 0.018, y)]
     places += [(x - width, y + step * height) for step in (0.8, -0.8, 1.6, -1.6)]
@@ -195,7 +195,7 @@ def free_place(axes, end, width, height):
 
 
 def crosses_box(axes, line, left, right, middle, height):
-    """Whether a line passes through a box, all in parts of the axes."""
+    """Whether a line passes through a box, all in fractions of the axes."""
     if not len(line.get_xdata()):
         return False
     x, y = axes.transAxes.inverted().transform(line.get_transform().transform(line.get_xydata())).T
@@ -216,7 +216,7 @@ def spread_apart(heights, line_height):
 
 
 def last_finite(curve):
-    """The index of the last finite median, None if there is none."""
+    """The index of the last finite median, or None."""
     return max((i for i, value in enumerate(curve.median) if math.isfinite(value)), default=None)
 
 
@@ -239,7 +239,7 @@ def has_nan_loss(group):
 
 
 def nan_shares(runs):
-    """The share of the runs whose loss is not finite, of those that reached an epoch; a value an epoch."""
+    """Per epoch, the share of the runs that reached it whose loss is not finite."""
     shares = []
     for epoch in range(max(len(run.rows) for run in runs)):
         reached = [run.rows[epoch].loss for run in runs if len(run.rows) > epoch]
@@ -248,7 +248,7 @@ def nan_shares(runs):
 
 
 def draw_strip(axes, groups, points):
-    """Draw, a lane each, the groups with NaN or infinite losses, ours or the article's: how many runs, as a height.
+    """Draw a lane for each group with NaN or infinite losses, ours or the article's; heights are shares of the runs.
 
     Returns the number of lanes.
     """
@@ -279,7 +279,7 @@ def draw_strip(axes, groups, points):
 
 
 def scale_loss(axes, shown, sizes):
-    """Give the loss a log axis of a decade or more; mark chance for a common n of sizes, or 1,000."""
+    """Give the loss a log axis of a decade or more; mark chance for the common size n, or 1,000."""
     n = max(sizes) if len(sizes) == 1 else 1000
     shown = [loss for loss in shown if 0 < loss < math.inf]
     if n in sizes:
@@ -297,7 +297,7 @@ def scale_loss(axes, shown, sizes):
 
 
 def scale_accuracy(axes, shown, sizes):
-    """Give the accuracy the log axis of the error and half an image more, so that 0.991, 0.995 and 1 are apart."""
+    """Give the accuracy a log axis of the error plus half an image, which separates 0.991, 0.995 and 1."""
     half = 0.5 / max(sizes)
     scale = (lambda accuracy: -np.log10(1 + half - accuracy), lambda height: 1 + half - 10**-height)
     axes.set_yscale("function", functions=scale)
@@ -308,19 +308,19 @@ def scale_accuracy(axes, shown, sizes):
 
 
 def draw_legend(figure, axes, notes, height):
-    """Put the legend of axes below plots of a height in inches, and in it, in grey, notes of (text, properties)."""
+    """Put the legend of axes, with the notes (text, properties) in grey, below plots of this height in inches."""
     entries = axes.get_legend_handles_labels()[0]
     entries += [Line2D([], [], label=text, color=GREY, **style) for text, style in notes]
     rows = -(-len(entries) // 2)
     widths = [max((len(entry.get_label()) for entry in part), default=0) for part in (entries[:rows], entries[rows:])]
-    if sum(widths) > 96:  # characters, what two columns have room for
+    if sum(widths) > 96:  # characters that fit into two columns
         rows = len(entries)
     figure.set_size_inches(8, height + 0.21 * rows)
     figure.legend(handles=entries, loc="outside lower center", ncols=-(-len(entries) // rows), handlelength=3)
 
 
 def precision_note(groups):
-    """What the legend says of the groups in mixed precision, list of (text, properties)."""
+    """The legend's note on groups in mixed precision, list of (text, properties)."""
     mixed = [group for group in groups if group.mixed and "mixed" not in group.variant]
     if not mixed:
         return []
@@ -339,7 +339,7 @@ def last_finite_points(curves):
 
 
 def nan_weights_points(curves):
-    """Return [(group, epoch, y)], the epoch from which on half of a group's runs have NaN weights."""
+    """Return [(group, epoch, y)], the first epoch in which half of a group's runs have NaN weights."""
     found = []
     for group, curve in curves.items():
         epochs = sorted(run.nan_weights or math.inf for run in group.runs)
@@ -357,7 +357,7 @@ def draw_crosses(axes, points, text):
 
 
 def crowds(axes, points, column):
-    """Return [(epoch, numbers, values)] of the article's figures of which three or more lie on each other."""
+    """Return [(epoch, numbers, values)] of the article's figures where three or more coincide."""
     found = []
     for epoch in sorted({epoch for figures in points.values() for epoch in figures}):
         values = {number: figures[epoch][column] for number, figures in points.items() if epoch in figures}
@@ -373,8 +373,8 @@ def crowds(axes, points, column):
 def draw_article(axes, points, column, groups):
     """Draw the article's figures, column 0 for the loss and 1 for the accuracy, and return the legend's note on them.
 
-    An experiment that none of the groups is of has its own line in the legend. Where figures of several experiments
-    lie on each other, one grey marker stands for them, with their numbers.
+    An experiment without a group has its own line in the legend. Where figures of several experiments coincide, one
+    grey marker with their numbers stands for them.
     """
     merged = crowds(axes, points, column)
     for number, figures in points.items():
@@ -423,7 +423,7 @@ def draw_epochs(groups, field, points):
 
 
 def scale_gap(axes, shown):
-    """Give the logit gap's axis, its scale set, room for all but explosions, and the line of the naive loss's NaN."""
+    """Set the limits of the logit gap's axis for all but explosions, and draw the line where the naive loss is NaN."""
     shown = [gap for gap in shown if 0 < gap < EXPLOSION]
     axes.set_ylim(min([1, *shown]) * 0.7, max([200, *shown]) * 12)
     axes.axhline(UNDERFLOW, color=GREY, linewidth=0.8, zorder=1)
@@ -433,7 +433,7 @@ def scale_gap(axes, shown):
 
 
 def draw_gaps(axes, curves, gaps, line_height, median_of="seeds"):
-    """Draw {group: Curve} of logit gaps, explosions in words at the upper edge.
+    """Draw {group: Curve} of logit gaps, explosions as text at the upper edge.
 
     gaps is {group: list of (x, gap) of all its runs}. Returns the curves without explosions, and the legend's notes.
     """
@@ -461,7 +461,7 @@ def power_of_ten(value):
 
 
 def draw_gap(groups):
-    """Return the figure of the widest logit gap of each epoch; None where no CSV has it."""
+    """Return the figure of the widest logit gap of each epoch; None if no CSV has it."""
     groups = styled([group for group in groups if any(row.logit_gap is not None for row in all_rows([group]))])
     if not groups:
         return None
@@ -469,7 +469,7 @@ def draw_gap(groups):
     figure, axes = plt.subplots(layout="constrained")
     axes.set_title("AlexNet on MNIST: how far apart the logits lie")
     epoch_axis(axes, max(row.epoch for row in all_rows(groups)))
-    axes.set_yscale("symlog", linthresh=100, linscale=4)  # most room for the way to 87
+    axes.set_yscale("symlog", linthresh=100, linscale=4)  # most room for the range up to 87
     axes.yaxis.set_major_locator(FixedLocator((0, 20, 40, 60, 80, 100, 1000, 10_000)))
     scale_gap(axes, [gap for pairs in gaps.values() for _, gap in pairs])
     axes.set_ylim(bottom=0)
@@ -495,14 +495,14 @@ def log_binned_median(traces, field):
 
 
 def nan_iteration(traces):
-    """Return (iteration, logit gap) of the median trace that ends in a NaN; None unless more than half of them do."""
+    """Return (iteration, logit gap) where the median trace ends in a NaN; None unless more than half of them do."""
     ends = [trace[-1] for trace in traces if not math.isfinite(trace[-1].train_loss)]
     ends = sorted((row.iteration, row.logit_gap) for row in ends)
     return ends[len(ends) // 2] if 2 * len(ends) > len(traces) else None
 
 
 def draw_iterations(groups):
-    """Return the figure of logit gap and training accuracy against the iteration; None where no trace was kept."""
+    """Return the figure of logit gap and training accuracy against the iteration; None if there is no trace."""
     found = {group.key: [trace for run in group.runs if (trace := run.trace())] for group in groups}
     groups = styled([group for group in groups if found[group.key]])
     if not groups:

@@ -1,4 +1,4 @@
-"""The tables of groups of runs: the article's figures beside ours, and a line a run."""
+"""The tables of groups of runs: the article's figures beside ours, and a line per run."""
 
 import math
 import statistics
@@ -6,7 +6,7 @@ import statistics
 from common.plots.curves import article
 import tabulate
 
-EPOCHS = (1, 12, 21, 50)  # at which the article's figures and ours are set side by side
+EPOCHS = (1, 12, 21, 50)  # at which the article's figures and ours are compared
 COMPARED = f"""\
 plateau ends: the first epoch with a loss below 95 % of chance. NaN: the first
 epoch with a NaN loss, and its kind: log(0), finite logits so far apart that a
@@ -49,7 +49,7 @@ def format_accuracy(value):
 
 
 def summarise(values, show, pick=statistics.median, separator=" "):
-    """Show what pick makes of those values that are finite; 12 2/3: 2 of 3 are; - or nan: none is."""
+    """Show pick of the finite values; 12 2/3: 2 of 3 are finite; - or nan: none is."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     if not finite:
         return next((show(value) for value in values if value is not None), "-")
@@ -100,7 +100,7 @@ def group_lines(group, separator):
 def comparison(groups, missing_experiments=(), markdown=False):
     """Return the table of the article's figures and ours as text of 80 columns, loss above accuracy, or as Markdown.
 
-    missing_experiments: those to show the article's figures of even if none of the groups is of them.
+    The article's figures of missing_experiments are shown although no group is of them.
     """
     separator, lines = ", " if markdown else "\n", []
     for number in sorted({*missing_experiments, *(group.number for group in groups)}):
@@ -115,7 +115,7 @@ def comparison(groups, missing_experiments=(), markdown=False):
 
 
 def details(groups, markdown=False):
-    """Return the table of single runs: how far and how fast they came, why a loss was not finite, the logit gap."""
+    """Return the table of single runs: epochs, speed, why a loss was not finite, logit gap."""
     lines = []
     for run in (run for group in groups for run in group.runs):
         seconds = [row.seconds for row in run.rows if row.seconds is not None]
