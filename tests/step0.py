@@ -27,6 +27,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import tabulate  # noqa: E402
 
+from plot_results import save  # noqa: E402
 from tests.evidence import first_below  # noqa: E402
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -103,8 +104,8 @@ def exponent(gradients, iterations):
     return slope, math.sqrt(covariance[0, 0])
 
 
-def draw(points, path):
-    """points is a list of (Network, gradient, iterations of plateau); measured ones filled, expected ones as bars."""
+def draw(points):
+    """The picture of a list of (Network, gradient, iterations of plateau), as a figure; expected ones are bars."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         for network, gradient, ends in points:
@@ -124,8 +125,7 @@ def draw(points, path):
         axes.plot([], [], color="#666666", linewidth=5, alpha=0.3, label="expected before the run")
         axes.margins(x=0.12)
         axes.legend()
-        figure.savefig(path)
-        plt.close(figure)
+        return figure
 
 
 def measure():
@@ -159,7 +159,7 @@ def main():
     known = [(gradient, end) for network, gradient, ends in points if network.label != "6" for end in ends if end]
     print("Without 6, which has batch norm: iterations of plateau ~ gradient ^ ", end="")
     print("{:.2f} ± {:.2f}, n = {} runs".format(*exponent(*zip(*known)), len(known)))
-    draw(points, RESULTS / "step0.png")
+    save(draw(points), RESULTS / "step0.png")
 
 
 if __name__ == "__main__":
