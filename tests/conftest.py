@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 for number in (signal.SIGHUP, signal.SIGINT):
-    if signal.getsignal(number) == signal.SIG_IGN:  # under nohup: a handler, unlike this, is not passed on to children
+    if signal.getsignal(number) == signal.SIG_IGN:  # under nohup: children inherit an ignored signal, but no handler
         signal.signal(number, lambda *_: None)
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure

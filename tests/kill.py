@@ -1,6 +1,6 @@
-"""Kill a run with SIGKILL again and again, in every phase, and compare its files with those of a run left alone.
+"""Kill a run with SIGKILL repeatedly, in every phase, and compare its files with those of an uninterrupted run.
 
-python -m tests.kill [KILLS]   (30; about 10 seconds each on 2 cores; prints one line a kill and a summary)
+python -m tests.kill [KILLS]   (30; about 10 seconds each on 2 cores; prints one line per kill and a summary)
 """
 
 import collections
@@ -70,7 +70,7 @@ def run_until_killed(phase, times, delay, script, *flags):
 
 
 def run(folder, phase="none", times=0, delay=0.0):
-    """One start of the script; returns (exit code, the phase in which it ended or None)."""
+    """Start the script once; returns (exit code, the phase in which it ended or None)."""
     script = str(ROOT / "alexnet6.py")
     command = [sys.executable, "-m", "tests.kill", "--run", phase, str(times), str(delay), script, *FLAGS]
     done = subprocess.run([*command, "--results-dir", str(folder)], capture_output=True, text=True, cwd=ROOT)
@@ -82,11 +82,13 @@ def run(folder, phase="none", times=0, delay=0.0):
 
 
 def outcome(folder):
-    """What a run leaves that must not depend on kills: curve without seconds, trace, weights, record without times."""
+    """What must not depend on kills: curve without seconds, trace, weights, record without times, names of files."""
     rows = [line.split(",") for line in (folder / f"{NAME}.csv").read_text().splitlines()]
     record = json.loads((folder / f"{NAME}.json").read_text())
     for times in record, *record["stretches"]:
-        for key in {"started", "wall_seconds", "seconds", "weights_bytes"} & set(times):  # the file holds times, too
+        for key in {"started", "wall_seconds", "seconds", "weights_bytes"} & set(
+            times
+        ):  # its size varies with the times in it
             del times[key]
     trace = (folder / "trace" / f"{NAME}.csv").read_text()
     arrays, _ = load(folder / "weights" / f"{NAME}.npz")
@@ -98,9 +100,9 @@ def outcome(folder):
 def main(kills):
     chance, hit, codes = random.Random(0), collections.Counter(), collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
-        alone, killed = Path(folder) / "alone", Path(folder) / "killed"
-        assert run(alone)[0] == 0
-        reference, differences, runs = outcome(alone), 0, 0
+        uninterrupted, killed = Path(folder) / "uninterrupted", Path(folder) / "killed"
+        assert run(uninterrupted)[0] == 0
+        reference, differences, runs = outcome(uninterrupted), 0, 0
         while sum(hit.values()) < kills:
             phase = PHASES[sum(codes.values()) % len(PHASES)]
             delay = {"step": chance.uniform(0.05, 0.3), "evaluation": chance.uniform(0.02, 0.1)}.get(phase, 0.0)
@@ -123,7 +125,7 @@ def main(kills):
             pass
         runs += 1
         differences += outcome(killed) != reference
-    print(f"{sum(hit.values())} kills in {runs} runs, {dict(hit)}; {differences} runs differ from one left alone")
+    print(f"{sum(hit.values())} kills in {runs} runs, {dict(hit)}; {differences} runs differ from an uninterrupted one")
     return int(differences > 0)
 
 

@@ -1,4 +1,4 @@
-"""The study on a Ray cluster of two nodes with a GPU each that is none: half of it for a run."""
+"""The study on a Ray cluster of two nodes with an imaginary GPU each, half of it per run."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def cluster(tmp_path):
 
 @pytest.mark.slow
 def test_a_cluster_does_the_study(cluster, tmp_path):
-    """Four stand-ins and a real script, from a folder that the nodes do not see."""
+    """Four stand-ins and a real script, from a folder that the nodes cannot see."""
     here, marks = tmp_path / "repository", tmp_path / "marks"
     shutil.copytree(ROOT / "common", here / "common", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "alexnet6.py", here)

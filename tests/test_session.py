@@ -1,4 +1,4 @@
-"""The session set-up: devices, precision, banner. What changes the process runs in one of its own."""
+"""The session set-up: devices, precision, banner. Whatever changes the process runs in a fresh one."""
 
 import argparse
 import contextlib
@@ -23,7 +23,7 @@ from tests import parity
 
 
 def mixed_step(device):
-    """What a step of experiments 4 and 6 computes in --precision mixed, in a process of its own."""
+    """What a step of experiments 4 and 6 computes in --precision mixed."""
     _, facts = session.open_session(device, "mixed")
     mnist = data.load()
     digits, classes = mnist.train_images[:8], mnist.train_labels[:8]
@@ -73,14 +73,14 @@ def assert_mixed_keeps_the_loss_and_the_moments_in_float32(device, dtype):
     found = in_process(mixed_step, device)
     assert found["precision"] == f"mixed {dtype}"
     for name in ("alexnet4", "alexnet6"):
-        assert found[name]["logits"] > 1e-4  # the products did run in 16 bits
+        assert found[name]["logits"] > 1e-4  # the products were computed in 16 bits
         assert found[name]["loss"] < 1e-6  # 16 bits would round it to 2 or 3 digits
         assert found[name]["dtypes"] == ["float32"]
         loss, *rounded = found[name]["measured"]
         assert loss not in rounded
     assert len(found["moments"]) == 4 and max(found["moments"]) < 1e-5
     running = found["alexnet6"]["running"]
-    assert len(running) == 7 and max(running) < 0.1  # few of them happen to be what 16 bits can hold
+    assert len(running) == 7 and max(running) < 0.1  # few happen to be representable in 16 bits
 
 
 @pytest.mark.skipif(not machine.bfloat16(), reason="this processor has no bfloat16 arithmetic")
@@ -96,7 +96,7 @@ def mixed_errors(experiment):
 @pytest.mark.slow
 @pytest.mark.skipif(not machine.bfloat16(), reason="this processor has no bfloat16 arithmetic")
 @pytest.mark.parametrize("experiment", (2, 6))
-def test_a_mixed_step_is_the_article_s_except_for_rounding(experiment):
+def test_a_mixed_step_equals_the_article_s_up_to_rounding(experiment):
     found = in_process(mixed_errors, experiment)
     errors = [error for columns in found.values() for error in columns.values()]
     assert len(errors) == 6 and 1e-3 < max(errors) < parity.MIXED_BOUND
@@ -166,7 +166,7 @@ def test_a_missing_gpu_is_explained(visible, node, driver, fix, monkeypatch, tmp
         session.choose_gpu("gpu")
 
 
-def test_tf32_is_what_the_card_has():
+def test_tf32_needs_compute_capability_8():
     assert [machine.has_tf32({"compute_capability": version}) for version in ((7, 5), (8, 0), (12, 0))] == [0, 1, 1]
     assert not machine.has_tf32({})
 
@@ -277,7 +277,7 @@ def test_variables_that_change_digits_are_facts(monkeypatch):
     assert machine.environment(ours=REWRITE_LISTS) == given
 
 
-def test_the_threads_are_those_in_force(monkeypatch):
+def test_the_number_of_threads_is_the_one_in_use(monkeypatch):
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
     available = machine.threads()
     assert available >= 1
@@ -286,11 +286,11 @@ def test_the_threads_are_those_in_force(monkeypatch):
         assert machine.threads() == threads
 
 
-def test_a_working_device_fails_nothing_and_no_random_number_is_drawn():
+def test_a_working_device_passes_and_no_random_number_is_drawn():
     drawn = []
-    for try_out in lambda: None, lambda: session.first_failure("/CPU:0", xla=True):
+    for attempt in lambda: None, lambda: session.first_failure("/CPU:0", xla=True):
         tf.random.set_seed(3)
-        assert try_out() is None
+        assert attempt() is None
         drawn.append(tf.random.normal([4]).numpy().tolist())
     assert drawn[0] == drawn[1]
 
@@ -320,7 +320,7 @@ LOST = "{{function_node __wrapped__X}} DNN library initialization failed. [Op:Co
 )
 @pytest.mark.parametrize("device", ["auto", "gpu"])
 def test_a_broken_gpu_is_one_line_before_training(device, broken, error, words, monkeypatch, capfd):
-    """As TensorFlow 2.21 has it with a card that it has no kernels for, which it lists all the same."""
+    """As in TensorFlow 2.21 on a card that it lists although it has no kernels for it."""
 
     def fails(*_, **__):
         os.write(2, b"many lines")
