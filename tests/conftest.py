@@ -1,8 +1,10 @@
 """What the tests share: two processes, the seven modules, a few real digits, and the skip of gpu tests."""
 
+from concurrent.futures import ProcessPoolExecutor
 import contextlib
 import importlib
 import logging
+import multiprocessing
 import os
 from pathlib import Path
 import signal
@@ -16,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 for number in (signal.SIGHUP, signal.SIGINT):
-    if signal.getsignal(number) == signal.SIG_IGN:  # under nohup: a handler, unlike this, is not passed on to children
+    if signal.getsignal(number) == signal.SIG_IGN:  # under nohup: children inherit an ignored signal, but no handler
         signal.signal(number, lambda *_: None)
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
@@ -31,6 +33,12 @@ def memory():
     with contextlib.suppress(OSError, ValueError):
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(limits)
+
+
+def in_process(function, *arguments):
+    """What a function of a test module returns, or raises, in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 @pytest.hookimpl(tryfirst=True)

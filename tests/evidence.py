@@ -30,7 +30,7 @@ def moving_mean(losses):
 
 
 def first_below(losses, share):
-    """The first iteration, from 1, with a moving mean below this share of chance; None if there is none."""
+    """The first iteration, counted from 1, whose moving mean is below this share of chance, or None."""
     (below,) = np.nonzero(moving_mean(losses) < share * CHANCE)
     return int(below[0]) + 1 if below.size else None
 

@@ -1,15 +1,20 @@
-"""Kill a run with SIGKILL again and again, in every phase, and compare its files with those of a run left alone.
+"""Kill a run with SIGKILL repeatedly, in every phase, and compare its files with those of an uninterrupted run.
 
-python -m tests.kill [KILLS]   (30; about 10 seconds each on 2 cores; prints one line a kill and a summary)
+python -m tests.kill [KILLS]   (30; about 10 seconds each on 2 cores; prints one line per kill and a summary)
 """
 
 import collections
 import json
+import os
 from pathlib import Path
 import random
+import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import zlib
 
 from common.checkpoint import load
@@ -20,58 +25,55 @@ FLAGS += ["--save-minutes", "0.03"]
 NAME = "alexnet6-train24-test10-batch4-epochs8"
 PHASES = ("step", "evaluation", "csv", "json", "trace", "checkpoint", "weights")
 
-# The run itself, with each phase announced on stdout; in the one named, the n-th time, it kills itself after
-# some milliseconds.
-RUN = """
-import os, runpy, signal, sys, threading, time
-sys.path.insert(0, sys.argv[1])
-target, times, delay = sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-sys.argv = sys.argv[5:]
-import common.run as loop, common.training as training
 
-def kill():
-    time.sleep(delay)
-    os.kill(os.getpid(), signal.SIGKILL)
+def run_until_killed(phase, times, delay, script, *flags):
+    """Run a script, announce each phase on stdout, and kill this process delay seconds into the n-th of one phase."""
+    from common import run as loop
+    from common import training
 
-def announce(phase, function, waits=False):
-    def wrapped(*given):
-        global times
-        os.write(1, f"@enter {phase}\\n".encode())
-        if phase == target:
-            times -= 1
-            if times == 0 and delay:
-                threading.Thread(target=kill, daemon=True).start()
-            elif times == 0:
-                kill()
-        result = function(*given)
-        os.write(1, f"@leave {phase}\\n".encode())
-        return result
-    return wrapped
+    left, delay = int(times), float(delay)
 
-replace = os.replace
-def replace_announced(source, target):
-    name = os.fspath(target)
-    phase = "trace" if "trace" in name else name.rpartition(".")[2]
-    announce(phase, replace)(source, target)
+    def kill():
+        time.sleep(delay)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-os.replace = replace_announced  # the file is written, but not yet in place
-loop.Training.evaluate = announce("evaluation", loop.Training.evaluate)
-save = loop.save
-loop.save = lambda path, *given: announce("weights" if "weights" in path.parts else "checkpoint", save)(path, *given)
-compile_steps = training.compile_steps
-def compiled(*given):
-    train, evaluate = compile_steps(*given)
-    return announce("step", train), evaluate
-training.compile_steps = compiled
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+    def announced(name, function):
+        def wrapped(*given):
+            nonlocal left
+            os.write(1, f"@enter {name}\n".encode())
+            left -= name == phase
+            if name == phase and left == 0:
+                threading.Thread(target=kill, daemon=True).start() if delay else kill()
+            result = function(*given)
+            os.write(1, f"@leave {name}\n".encode())
+            return result
+
+        return wrapped
+
+    replace, save, compile_steps = os.replace, loop.save, training.compile_steps
+
+    def replace_announced(source, target):  # the file is written, but not yet in place
+        name = "trace" if "trace" in os.fspath(target) else os.fspath(target).rpartition(".")[2]
+        announced(name, replace)(source, target)
+
+    def save_announced(path, *given):
+        announced("weights" if "weights" in path.parts else "checkpoint", save)(path, *given)
+
+    def compile_announced(*given):
+        train, evaluate = compile_steps(*given)
+        return announced("step", train), evaluate
+
+    os.replace, loop.save, training.compile_steps = replace_announced, save_announced, compile_announced
+    loop.Training.evaluate = announced("evaluation", loop.Training.evaluate)
+    sys.argv = [script, *flags]
+    runpy.run_path(script, run_name="__main__")
 
 
 def run(folder, phase="none", times=0, delay=0.0):
-    """One start of the script; returns (exit code, the phase in which it ended or None)."""
+    """Start the script once; returns (exit code, the phase in which it ended or None)."""
     script = str(ROOT / "alexnet6.py")
-    command = [sys.executable, "-c", RUN, str(ROOT), phase, str(times), str(delay), script, *FLAGS]
-    done = subprocess.run([*command, "--results-dir", str(folder)], capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.kill", "--run", phase, str(times), str(delay), script, *FLAGS]
+    done = subprocess.run([*command, "--results-dir", str(folder)], capture_output=True, text=True, cwd=ROOT)
     events = [line.split() for line in done.stdout.splitlines() if line.startswith("@")]
     inside = events[-1][1] if events and events[-1][0] == "@enter" else None
     if done.returncode not in (0, -9):
@@ -80,11 +82,13 @@ def run(folder, phase="none", times=0, delay=0.0):
 
 
 def outcome(folder):
-    """What a run leaves that must not depend on kills: curve without seconds, trace, weights, record without times."""
+    """What must not depend on kills: curve without seconds, trace, weights, record without times, names of files."""
     rows = [line.split(",") for line in (folder / f"{NAME}.csv").read_text().splitlines()]
     record = json.loads((folder / f"{NAME}.json").read_text())
     for times in record, *record["stretches"]:
-        for key in {"started", "wall_seconds", "seconds", "weights_bytes"} & set(times):  # the file holds times, too
+        for key in {"started", "wall_seconds", "seconds", "weights_bytes"} & set(
+            times
+        ):  # its size varies with the times in it
             del times[key]
     trace = (folder / "trace" / f"{NAME}.csv").read_text()
     arrays, _ = load(folder / "weights" / f"{NAME}.npz")
@@ -96,9 +100,9 @@ def outcome(folder):
 def main(kills):
     chance, hit, codes = random.Random(0), collections.Counter(), collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
-        alone, killed = Path(folder) / "alone", Path(folder) / "killed"
-        assert run(alone)[0] == 0
-        reference, differences, runs = outcome(alone), 0, 0
+        uninterrupted, killed = Path(folder) / "uninterrupted", Path(folder) / "killed"
+        assert run(uninterrupted)[0] == 0
+        reference, differences, runs = outcome(uninterrupted), 0, 0
         while sum(hit.values()) < kills:
             phase = PHASES[sum(codes.values()) % len(PHASES)]
             delay = {"step": chance.uniform(0.05, 0.3), "evaluation": chance.uniform(0.02, 0.1)}.get(phase, 0.0)
@@ -121,9 +125,12 @@ def main(kills):
             pass
         runs += 1
         differences += outcome(killed) != reference
-    print(f"{sum(hit.values())} kills in {runs} runs, {dict(hit)}; {differences} runs differ from one left alone")
+    print(f"{sum(hit.values())} kills in {runs} runs, {dict(hit)}; {differences} runs differ from an uninterrupted one")
     return int(differences > 0)
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--run"]:
+        run_until_killed(*sys.argv[2:])
+        sys.exit()
     sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 30))

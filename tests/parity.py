@@ -2,7 +2,7 @@
 
 python -m tests.parity             the parity table
 python -m tests.parity --mixed     the script in --precision mixed on a CPU against the reference in float32
-python -m tests.parity --mistakes  mistakes planted into the scripts, and which comparison catches them
+python -m tests.parity --mistakes  mistakes planted in the scripts, and the comparison that catches each
 """
 
 import argparse
@@ -26,23 +26,23 @@ from tests.reference import BATCH_NORM, DEFAULT_VALUES, Reference, learning_rate
 ROOT = Path(__file__).parent.parent
 STEPS = 5
 BATCH = 4
-# The bound on every relative error. Only two things are measured differently, both in experiments 6 and 7:
-# - A bias before batch norm has the gradient 0, of which rounding leaves noise; its error is taken relative to the
-#   summed magnitude of the terms that cancel.
-# - A scale or beta moves by so few units in its last place that one of them rounded otherwise can exceed the bound;
-#   rounded_bound says what it may be instead.
-# And there the five steps are compared one by one, each from the script's own weights. Batch norm makes the first steps
+# The bound on every relative error. Two things are measured differently, both in experiments 6 and 7:
+# - A bias before batch norm has the gradient 0, of which rounding leaves noise; its error is relative to the summed
+#   magnitude of the terms that cancel.
+# - A scale or beta moves by few units in its last place, so that one rounding can exceed the bound; rounded_bound
+#   gives its bound.
+# There the five steps are compared one by one, each from the script's own weights. Batch norm makes the first steps
 # chaotic: from the article's values, 1e-7 of the weights changes the sum of five updates by 80 to 90 % even in float64,
-# as ReLU and pooling choose differently, and float32 alone puts the first gradients 3 % off (results/parity.txt).
-# Script and reference round forward alike; backward they add in another order, which is enough.
+# as ReLU and pooling switch, and float32 by itself puts the first gradients 3 % off (results/parity.txt). Script and
+# reference round alike in the forward pass; in the backward pass they add in another order, which is enough.
 BOUND = 1e-4
-# The same with --precision mixed: bfloat16 rounds by up to 2**-8, what goes into and what comes out of the products of
-# eight layers, forward and backward.
+# The same with --precision mixed: bfloat16 rounds by up to 2**-8 both inputs and outputs of the products of eight
+# layers, forward and backward.
 MIXED_BOUND = 32 * 2.0**-8
-# Under He-scaled values the digits reach 16 and not 1: without LRN after conv1 the logits then change by 3e-2, where
+# With He-scaled values the pixels reach 16, not 1: without LRN after conv1 the logits then change by 3e-2, where
 # the article's values would let them change by 5e-8.
 PIXEL_SCALE = 16
-# The step size of the one step from which a script's gradient is read: so large that the old weight is lost in it.
+# The step size of the one step from which a script's gradient is read: so large that the old weight vanishes in it.
 PROBE_RATE = 2.0**30
 
 
@@ -62,7 +62,7 @@ def settings(experiment):
 
 
 def is_nan(experiment, setting):
-    """Whether everything is NaN after one step, so that only logits and patterns of NaN compare."""
+    """Whether everything is NaN after one step, so that only logits and NaN patterns are comparable."""
     return experiment in DEFAULT_VALUES and setting[:2] == ("article", "naive")
 
 
@@ -109,7 +109,7 @@ def batches(setting):
 def he_values(shapes):
     """Weights N(0, 2 / fan in), biases and betas N(0, 0.1), scales N(1, 0.1), for (variable name, shape) pairs.
 
-    The weights of the last three layers are divided by 4, 4 and 16, lest PIXEL_SCALE make the training explode.
+    The weights of the last three layers are divided by 4, 4 and 16, or PIXEL_SCALE would make the training explode.
     """
     random, values = np.random.default_rng(0), {}
     for name, shape in sorted(shapes):
@@ -117,18 +117,18 @@ def he_values(shapes):
         start = 1 if kind in ("scale", "running_variance") else 0
         values[name] = np.full(shape, start, np.float32)
         if kind == "weights":
-            spread = np.sqrt(2 / np.prod(shape[:-1])) / {"fc1": 4, "fc2": 4, "output": 16}.get(layer, 1)
-            values[name] = random.standard_normal(shape, np.float32) * np.float32(spread)
+            stddev = np.sqrt(2 / np.prod(shape[:-1])) / {"fc1": 4, "fc2": 4, "output": 16}.get(layer, 1)
+            values[name] = random.standard_normal(shape, np.float32) * np.float32(stddev)
         elif not kind.startswith("running"):
             values[name] += random.standard_normal(shape, np.float32) * np.float32(0.1)
     return values
 
 
 class Pixels:
-    """An input whose elements are already (pixels, labels)."""
+    """An input whose batches are already (pixels, labels)."""
 
-    def load(self, element):
-        return element
+    def load(self, batch):
+        return batch
 
 
 class Script:
@@ -197,8 +197,8 @@ class Script:
 def relative_error(value, expected, start=None, scale=None):
     """||value - expected|| / ||expected - start||, or / ||scale||, over what is finite.
 
-    Infinite if the two differ in where, or how, they are not finite. NaN if there is nothing to compare: nothing is
-    finite, or expected is start.
+    Infinite if the two are not finite in different places or ways. NaN if there is nothing to compare: nothing is
+    finite, or expected equals start.
     """
     value, expected = np.ravel(value), np.ravel(expected)
     origin = np.broadcast_to(np.float32(0), expected.shape) if start is None else np.ravel(start)
@@ -275,7 +275,7 @@ def update_errors(values, reference, start, scales):
 
 
 def accuracy_error(measured, expected, batch):
-    """The difference; NaN where logits are not finite: then it hangs on the order in which infinite terms are added."""
+    """The difference; NaN if logits are not finite: it then depends on the order in which infinite terms are added."""
     return abs(measured.correct / len(batch.labels) - expected) if measured.finite else np.nan
 
 
@@ -312,7 +312,7 @@ def compare(script, reference, values, setting, steps=STEPS, gradient=True):
     """
     experiment, found = reference.experiment, {"running": [], "loss": [], "accuracy": []}
     *training, test = batches(setting)
-    first, one_by_one = training[0], experiment in BATCH_NORM
+    first, stepwise = training[0], experiment in BATCH_NORM
     with script.under(setting) as (logits, train, evaluate):
         script.assign(values)
         reference.assign(values)
@@ -330,7 +330,7 @@ def compare(script, reference, values, setting, steps=STEPS, gradient=True):
         start = reached = values
         single = []
         for number, batch in enumerate(training[:steps], start=1):
-            if one_by_one and number > 1:
+            if stepwise and number > 1:
                 start = reached
                 reference.assign(start)
             measured = train(batch, script.module.learning_rate(0))
@@ -338,14 +338,14 @@ def compare(script, reference, values, setting, steps=STEPS, gradient=True):
             loss, accuracy = reference.step(*fed(batch), rate, setting.loss)
             found["loss"].append(Error(relative_error(measured.loss, loss), BOUND, f"step {number}"))
             found["accuracy"].append(Error(accuracy_error(measured, accuracy, batch), BOUND, f"step {number}"))
-            if one_by_one or number in (1, STEPS):
+            if stepwise or number in (1, STEPS):
                 scales = {name: rate * term for name, term in terms.items()}
                 reached = script.values()
                 trained, running = update_errors(reached, reference, start, scales)
                 single += trained
                 found["running"] += running
                 if number in (1, STEPS):
-                    found[f"update {number}"] = list(single) if one_by_one else trained
+                    found[f"update {number}"] = list(single) if stepwise else trained
         if setting.dropout:
             reference.assign(script.values())
             found["evaluation"] = evaluation_errors(script, reference, test, evaluate, setting.loss)
@@ -369,9 +369,9 @@ class Pair:
         return compare(self.script, self.reference, self.values[setting.values], setting, steps)
 
     def with_mistake(self, mistake, every_column):
-        """Errors by column after a mistake is planted into the script: over one step, without gradients.
+        """Errors by column after a mistake is planted in the script: over one step, without gradients.
 
-        If not every_column, the one that must show it is enough.
+        If not every_column, only the column that must catch it.
         """
         module, values = mistake.plant(self.module), self.values[mistake.setting.values]
         found = {"schedule": [Error(schedule_error(module, self.experiment), BOUND, "learning rate")]}
@@ -397,7 +397,7 @@ class Pair:
 
 
 class Mistake(NamedTuple):
-    """A mistake made in a script's text: old becomes new, everywhere; column is the comparison that must catch it."""
+    """A mistake in a script's text: old is replaced by new everywhere; column is the comparison that must catch it."""
 
     name: str
     experiment: int
@@ -410,9 +410,9 @@ class Mistake(NamedTuple):
         """The module that the edited text makes."""
         path = Path(module.__file__)
         text = path.read_text()
-        assert self.old in text, f"{path.name} has no such text any more: {self.old}"
+        assert self.old in text, f"{path.name} no longer has this text: {self.old}"
         text, name = text.replace(self.old, self.new), f"{path.stem}, planted: {self.name}"
-        # AutoGraph reads a function's source again by its file's name: under the script's it would undo the mistake.
+        # AutoGraph rereads a function's source by its file's name: under the script's it would undo the mistake.
         linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
         planted = types.ModuleType(name)
         exec(compile(text, name, "exec"), planted.__dict__)
@@ -469,7 +469,7 @@ def sampled(draw, first, least=10_000, most=50_000):
 
 
 def distribution_distance(ours, theirs):
-    """The largest distance of two empirical distribution functions, and the one that chance exceeds once in 10^6."""
+    """The largest distance of two empirical distribution functions, and what chance exceeds once in 10^6."""
     ours, theirs = np.sort(ours), np.sort(theirs)
     points = np.concatenate([ours, theirs])
     shares = [np.searchsorted(values, points, side="right") / len(values) for values in (ours, theirs)]
@@ -477,9 +477,9 @@ def distribution_distance(ours, theirs):
 
 
 def initial_errors(module, values, reference):
-    """Error of the distribution of each of a script's initial weights and biases, against those graph mode draws.
+    """Error of the distribution of each of a script's initial weights and biases, against graph mode's.
 
-    values are the script's own, as its network was built; its small tensors are drawn again by its functions.
+    values are those of the script's network; its small tensors are drawn again by its functions.
     """
     reference.draw()
     errors = []
@@ -516,7 +516,7 @@ def row(label, cells):
 
 
 def print_parity():
-    """One row for each experiment and setting."""
+    """Print one row for each experiment and setting."""
     print("Relative errors of each script against the graph-mode reference, the worst tensor of each kind.")
     row("", COLUMNS)
     same = skipped = total = 0
@@ -534,7 +534,7 @@ def print_parity():
 
 
 def mixed_errors(experiment):
-    """{setting: {column: the largest error}} of the first step, this process being one of --precision mixed."""
+    """{setting: {column: the largest error}} of the first step, in a process of --precision mixed."""
     pair, found = Pair(experiment), {}
     for setting in settings(experiment):
         if setting.dropout and not is_nan(experiment, setting):
@@ -555,7 +555,7 @@ def print_mixed(experiments=range(1, 8)):
 
 
 def print_mistakes():
-    """One row for each planted mistake: the comparison that it is for, and all others that catch it too."""
+    """Print one row for each planted mistake: the comparison meant to catch it, and all others that do."""
     pair = None
     print(f"{'':2}{'mistake':32}{'caught by':12}{'error':>9}{'bound':>9}  also by")
     for mistake in MISTAKES:
@@ -578,7 +578,7 @@ def main():
     which.add_argument("--mistakes", action="store_true", help="planted mistakes")
     args = parser.parse_args()
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    tf.get_logger().setLevel("ERROR")  # not to hear that many functions were compiled
+    tf.get_logger().setLevel("ERROR")  # no warnings on how many functions are compiled
     if args.mistakes:
         print_mistakes()
     elif args.mixed:

@@ -1,23 +1,16 @@
-"""What the benchmark compares: training steps of one experiment, made of PyTorch, or of the article's own loop.
+"""The training steps that the benchmark compares: this repository's, the article's own loop, and PyTorch's.
 
-Each function takes a Job and returns step(number): it trains on the batch of that number and returns a function that
-waits for its loss. All of them begin with the same values, see the same batches, gather and resize them as the scripts
-do (the article's as the article did), and take loss and accuracy from one step.
+Each function takes an experiment (2, 5 or 6), a precision, a batch size and whether to use the GPU, and returns
+step(number): it trains on the batch of that number and returns a function that waits for its loss. All see the same
+batches, gather and resize them as the scripts do (the article's as the article did), and compute loss and accuracy.
 """
 
-from typing import NamedTuple
+import importlib
 
 from common import data
 import numpy as np
 
-BATCHES = 20  # as many different ones; then they come again
-
-
-class Job(NamedTuple):
-    experiment: int  # 2, 5 or 6
-    precision: str  # float32 or mixed
-    batch: int
-    gpu: bool
+BATCHES = 20  # different ones, then they repeat
 
 
 def digits(batch):
@@ -27,106 +20,87 @@ def digits(batch):
     return mnist.train_images, mnist.train_labels, order
 
 
-def initial(experiment):
-    """Initial values of an experiment's variables, by name, in TensorFlow's layout; drawn without TensorFlow."""
-    random = np.random.default_rng(0)
-    groups = 2 if experiment == 5 else 1
-    shapes = {"conv1": (11, 11, 1, 96), "conv2": (5, 5, 96, 256), "conv3": (3, 3, 256, 384)}
-    shapes |= {"conv4": (3, 3, 384 // groups, 384), "conv5": (3, 3, 384 // groups, 256)}
-    shapes |= {"fc1": (6 * 6 * 256, 4096), "fc2": (4096, 4096), "output": (4096, 10)}
-    values = {}
-    for name, (*inputs, outputs) in shapes.items():
-        parts = [f"{name}_1", f"{name}_2"] if name in ("conv4", "conv5") and groups == 2 else [name]
-        for part in parts:
-            drawn = random.normal(0, 0.01, (*inputs, outputs // len(parts)))
-            values[f"{part}/weights"] = drawn.astype(np.float32)
-        values[f"{name}/biases"] = random.normal(0.005, 0.1, outputs).astype(np.float32)
-        if experiment == 6 and name != "output":
-            values[f"{name}/scale"], values[f"{name}/beta"] = np.ones(outputs, "f4"), np.zeros(outputs, "f4")
-    return values
+def ours(experiment, precision, batch, gpu, xla=False):
+    """The step of a script, without the loop around it: whole runs show what that adds."""
+    from common.input import TensorFlowInput
+    from common.session import open_session
+    from common.step import compile_steps, dropout_seeds
+    from common.tensorflow import tf
+
+    script = importlib.import_module(f"alexnet{experiment}")
+    device, _ = open_session("gpu" if gpu else "cpu", precision, xla=xla)
+    images, labels, order = digits(batch)
+    with tf.device(device):
+        source = TensorFlowInput(images, labels)
+        train, _ = compile_steps(script.AlexNet(), script.naive_loss, source, source, xla)
+        rate = tf.constant(script.learning_rate(0))
+
+    def step(number):
+        with tf.device(device):
+            return train(order[number % BATCHES], dropout_seeds(0, 0, number), rate).numpy
+
+    return step
 
 
-def article(job):
+def article(experiment, precision, batch, gpu):
     """The article's loop: a graph and its Session, float32 images fed to it, and a second pass for the accuracy."""
     import tensorflow as tf
 
     from tests.reference import HIDDEN, Reference, learning_rate, resize
 
     tf.config.experimental.enable_tensor_float_32_execution(True)
-    reference = Reference(job.experiment)
+    reference = Reference(experiment)
     reference.draw()
-    images, labels, order = digits(job.batch)
-    random, rate = np.random.default_rng(0), learning_rate(job.experiment, 0)
-
-    def masks():
-        return [2 * random.integers(2, size=(job.batch, size)).astype(np.float32) for _, _, size in HIDDEN]
+    images, labels, order = digits(batch)
+    random, rate = np.random.default_rng(0), learning_rate(experiment, 0)
 
     def step(number):
         indices = order[number % BATCHES]
         pixels, truth = resize(images[indices]), labels[indices]
-        loss, _ = reference.step(pixels, truth, masks(), rate)
-        reference.evaluate(pixels, truth, masks())
+        masks = [2 * random.integers(2, size=(batch, size)).astype(np.float32) for _, _, size in HIDDEN]
+        loss, _ = reference.step(pixels, truth, masks, rate)
+        reference.evaluate(pixels, truth, masks)
         return lambda: loss
 
     return step
 
 
-def pytorch_network(values, experiment, device):
-    """(parameters by name, forward) in PyTorch's layout, from values in TensorFlow's.
+def pytorch_network(experiment):
+    """The network of an experiment in PyTorch: images [batch, 1, 227, 227] to logits [batch, 10]."""
+    from torch import nn
 
-    forward(images [batch, 1, 227, 227], dropout) returns the logits.
-    """
-    import torch
-    from torch.nn import functional
+    groups, batch_norm = 2 if experiment == 5 else 1, experiment == 6
 
-    def tensor(name, value):
-        if value.ndim == 4:
-            value = value.transpose(3, 2, 0, 1)
-        return torch.tensor(value.T if name.startswith(("fc", "output")) else value, device=device)
+    def convolution(inputs, outputs, size, pool=False, local_response=False, **options):
+        yield nn.Conv2d(inputs, outputs, size, **options)
+        if batch_norm:
+            yield nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.001)
+        yield nn.ReLU()
+        if local_response and not batch_norm:
+            yield nn.LocalResponseNorm(5, 5 * 2e-5, 0.75, 1.0)  # PyTorch divides alpha by the number of channels
+        if pool:
+            yield nn.MaxPool2d(3, 2)
 
-    parameters = {name: tensor(name, value) for name, value in values.items()}
-    if experiment == 5:
-        for name in "conv4", "conv5":
-            halves = [parameters.pop(f"{name}_{half}/weights") for half in (1, 2)]
-            parameters[f"{name}/weights"] = torch.cat(halves)
-    running = {
-        name.partition("/")[0]: (torch.zeros_like(value), torch.ones_like(value))
-        for name, value in parameters.items()
-        if name.endswith("scale")
-    }
+    def connected(inputs, outputs):
+        yield nn.Linear(inputs, outputs)
+        if batch_norm:
+            yield nn.BatchNorm1d(outputs, eps=1e-3, momentum=0.001)
+        yield from (nn.ReLU(), nn.Dropout())
 
-    def activate(name, x, normalised=False):
-        if experiment == 6:
-            scale, beta = parameters[f"{name}/scale"], parameters[f"{name}/beta"]
-            x = functional.batch_norm(x, *running[name], scale, beta, training=True, momentum=0.001, eps=1e-3)
-        x = functional.relu(x)
-        # PyTorch divides alpha by the number of channels.
-        return functional.local_response_norm(x, 5, 5 * 2e-5, 0.75, 1.0) if normalised and experiment != 6 else x
-
-    def convolve(name, x, stride=1, padding=0, groups=1, normalised=False, pooled=False):
-        weights, biases = parameters[f"{name}/weights"], parameters[f"{name}/biases"]
-        x = activate(name, functional.conv2d(x, weights, biases, stride, padding, groups=groups), normalised)
-        return functional.max_pool2d(x, 3, 2) if pooled else x
-
-    def connect(name, x):
-        return functional.linear(x, parameters[f"{name}/weights"], parameters[f"{name}/biases"])
-
-    def forward(images, dropout):
-        groups = 2 if experiment == 5 else 1
-        x = convolve("conv1", images, stride=4, normalised=True, pooled=True)
-        x = convolve("conv2", x, padding=2, normalised=True, pooled=True)
-        x = convolve("conv3", x, padding=1)
-        x = convolve("conv4", x, padding=1, groups=groups)
-        x = convolve("conv5", x, padding=1, groups=groups, pooled=True)
-        x = x.permute(0, 2, 3, 1).flatten(1)  # fc1's weights expect TensorFlow's order
-        for name in "fc1", "fc2":
-            x = functional.dropout(activate(name, connect(name, x)), 0.5, training=dropout)
-        return connect("output", x)
-
-    return parameters, forward
+    return nn.Sequential(
+        *convolution(1, 96, 11, stride=4, local_response=True, pool=True),
+        *convolution(96, 256, 5, padding=2, local_response=True, pool=True),
+        *convolution(256, 384, 3, padding=1),
+        *convolution(384, 384, 3, padding=1, groups=groups),
+        *convolution(384, 256, 3, padding=1, groups=groups, pool=True),
+        nn.Flatten(),
+        *connected(256 * 6 * 6, 4096),
+        *connected(4096, 4096),
+        nn.Linear(4096, 10),
+    )
 
 
-def pytorch(job, channels_last=False, compiled=False):
+def pytorch(experiment, precision, batch, gpu, channels_last=False, compiled=False):
     """Eager, or through torch.compile; autocast for mixed."""
     import torch
     from torch.nn import functional
@@ -134,23 +108,17 @@ def pytorch(job, channels_last=False, compiled=False):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
-    device = "cuda" if job.gpu else "cpu"
-    values = initial(job.experiment)
-    parameters, forward = pytorch_network(values, job.experiment, device)
+    device, half = ("cuda", torch.float16) if gpu else ("cpu", torch.bfloat16)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    for name, value in parameters.items():
-        value = value.contiguous(memory_format=layout) if value.ndim == 4 else value
-        parameters[name] = value.requires_grad_()
-    images, labels, order = digits(job.batch)
-    images, labels, order = (torch.tensor(array, device=device) for array in (images, labels, order))
-    half = torch.float16 if job.gpu else torch.bfloat16
-    optimizer = torch.optim.SGD(parameters.values(), lr=1e-4)
+    network = pytorch_network(experiment).to(device, memory_format=layout)
+    images, labels, order = (torch.tensor(array, device=device) for array in digits(batch))
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
 
     def loss_of(indices):
         pixels = functional.interpolate(images[indices][:, None].float() / 255, (227, 227), mode="bilinear")
         truth = functional.one_hot(labels[indices].long(), 10).float()
-        with torch.autocast(device, half, enabled=job.precision == "mixed"):
-            logits = forward(pixels.contiguous(memory_format=layout), dropout=True)
+        with torch.autocast(device, half, enabled=precision == "mixed"):
+            logits = network(pixels.contiguous(memory_format=layout))
         probabilities = torch.softmax(logits.float(), 1)
         correct = (probabilities.argmax(1) == truth.argmax(1)).sum()
         return -(truth * torch.log(probabilities)).sum(), correct
@@ -162,6 +130,6 @@ def pytorch(job, channels_last=False, compiled=False):
         loss, correct = loss_of(order[number % BATCHES])
         loss.backward()
         optimizer.step()
-        return lambda: (correct.item(), loss.item())[1]
+        return lambda: (correct.item(), loss.item())
 
     return step

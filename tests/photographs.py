@@ -1,4 +1,4 @@
-"""Images as people send them, each of a digit of MNIST's test set re-drawn by a pen, and some that hold no digit.
+"""Images as users send them: digits of MNIST's test set redrawn with a pen, and some without a digit.
 
 The same kind and number always give the same image. Number n shows the same digit, of the same size at the same place,
 in every kind, so that a kind can be read against "a clean sheet".
@@ -14,7 +14,7 @@ import cv2
 import matplotlib
 import numpy as np
 
-FIRST = 1000  # of the test digits: no evaluation and no moments of batch norm see those from here on
+FIRST = 1000  # of the test digits: from here on, no evaluation and no moments of batch norm see them
 PAPER, INK = 232.0, 40.0  # gray
 
 
@@ -37,7 +37,7 @@ def thin(mask):
 
 @cache
 def strokes(number):
-    """(lines [n, 2 ends, 2 (x, y)] of the pen in a digit one high about the origin, its label)."""
+    """(pen strokes, lines [n, 2 ends, (x, y)] of a digit of height 1 around the origin; its label)."""
     mnist = data.load()
     digit = mnist.test_images[FIRST + number]
     skeleton = thin(cv2.resize(digit, (112, 112), interpolation=cv2.INTER_CUBIC) > 110)
@@ -53,7 +53,7 @@ def strokes(number):
 
 
 class Sheet(NamedTuple):
-    """A sheet with a digit: shape (height, width), where it is (centre x and y, height, in pixels), and its pen."""
+    """A sheet with a digit: its shape (height, width), and the digit's centre (x, y), height and pen in pixels."""
 
     number: int
     shape: tuple
@@ -62,7 +62,7 @@ class Sheet(NamedTuple):
     pen: float  # pixels
 
     def cover(self, pen=1.0):
-        """The share of pen in each pixel, float32 [height, width]; pen times as thick."""
+        """The share of ink in each pixel, float32 [height, width], with a pen scaled by a factor."""
         return draw(self.number, self.shape, self.centre, self.height, self.pen * pen)
 
 
@@ -87,7 +87,7 @@ def lay_out(number, shapes=((600, 450), (480, 640), (600, 600), (640, 480))):
 
 
 def across(shape, rng):
-    """From -1 to 1 over an image in a direction by chance, float32 [height, width]."""
+    """A ramp from -1 to 1 in a random direction, float32 [height, width]."""
     y, x = (np.linspace(-1, 1, side) for side in shape)
     angle = rng.uniform(0, 2 * np.pi)
     plane = np.add.outer(np.sin(angle) * y, np.cos(angle) * x)
@@ -131,7 +131,7 @@ def vignette(shape, low):
 
 
 def blob(shape, rng, size):
-    """A bright spot of up to 1 at a place by chance; size as a share of the image."""
+    """A bright spot of up to 1 at a random place; size as a fraction of the image."""
     y, x = (np.arange(side) for side in shape)
     at = [rng.uniform(0.2, 0.8) * side for side in shape]
     return np.exp(-np.add.outer((y - at[0]) ** 2, (x - at[1]) ** 2) / (2 * (size * max(shape)) ** 2))
@@ -154,7 +154,7 @@ def desk(shape, rng):
 
 
 def on_a_desk(sheet, rng):
-    """A sheet of the digit's surroundings, turned a little, the desk all around."""
+    """The digit's part of the sheet, slightly rotated, on a desk."""
     sides = np.array(sheet.shape[::-1])
     reach = abs(strokes(sheet.number)[0]).max((0, 1)) * sheet.height + abs(np.array(sheet.centre) - sides / 2)
     size = np.minimum(2.2 * reach + 0.1 * sides, 0.94 * sides)
@@ -260,7 +260,7 @@ def lay_out_small(number, rng, height=0.05):
 
 
 def green_on_red(sheet, rng):
-    """Of the same luminance, up to a step or two."""
+    """Of equal luminance, up to a level or two."""
     red, green = rng.uniform(180, 220), rng.uniform(125, 140)
     paper = np.array([58, 58, red])
     luminance = 0.114 * paper[0] + 0.587 * paper[1] + 0.299 * paper[2]

@@ -1,9 +1,9 @@
-"""Cut the power of a run again and again, in every phase, and see that nothing is lost; needs Linux and root.
+"""Cut the power of a run repeatedly, in every phase, and check that nothing is lost; needs Linux and root.
 
-python -m tests.power_cut [CUTS]   (20; about 15 seconds each on 2 cores; prints one line a cut and a summary)
+python -m tests.power_cut [CUTS]   (20; about 15 seconds each on 2 cores; prints one line per cut and a summary)
 
-The run writes to an ext4 file system in a file. The cut is a copy of that file, taken at once: it holds what has
-reached the disk. The copy is mounted, and the run resumes there. A complete run must have its weights whole.
+The run writes to an ext4 file system in a file. A copy of that file, taken at once, is the cut: it holds what has
+reached the disk. The copy is mounted, and the run resumes there. A complete run must have its weights intact.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ NAME = "alexnet6-train24-test10-batch4-epochs3"
 
 
 def unsupported():
-    """Why this machine cannot do it, or None."""
+    """Why this machine cannot run this, or None."""
     if not sys.platform.startswith("linux") or os.geteuid():
         return "needs Linux and root"
     failing = contextlib.suppress(OSError, subprocess.CalledProcessError)
@@ -101,9 +101,9 @@ def main(cuts):
     chance, lost = random.Random(0), 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        alone = start(folder / "alone")
-        alone.communicate()
-        reference = curve(folder / "alone"), weights(folder / "alone")
+        place = folder / "uninterrupted"
+        start(place).communicate()
+        reference = curve(place), weights(place)
         for number in range(1, cuts + 1):
             copy, when = cut(folder / "disk", folder, chance)
             with mounted(copy, folder) as place:
@@ -114,8 +114,8 @@ def main(cuts):
                 except UserError:
                     good = False
             lost += not good
-            before = "complete" if "nothing to do" in out else "resumed" if "resuming" in out else "begun again"
-            print(f"cut {number}, {when}: {before}, {'as left alone' if good else 'LOST: ' + out[-300:]}", flush=True)
+            before = "complete" if "nothing to do" in out else "resumed" if "resuming" in out else "started over"
+            print(f"cut {number}, {when}: {before}, {'nothing lost' if good else 'LOST: ' + out[-300:]}", flush=True)
     print(f"{cuts} power cuts, {lost} lost")
     return int(lost > 0)
 

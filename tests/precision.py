@@ -1,9 +1,9 @@
-"""Whether bfloat16 changes an experiment: runs of one seed in float32 and in --precision mixed, side by side.
+"""Whether bfloat16 changes an experiment: runs with the same seed in float32 and in --precision mixed, side by side.
 
 python -m tests.precision FLOAT32.csv MIXED.csv [FLOAT32.csv MIXED.csv ...]
 
-Of each pair, for the epochs that both have: the mean training loss of every hundred iterations of the first epoch,
-then loss and accuracy of each evaluation.
+For each pair and the epochs that both have: the mean training loss of every hundred iterations of the first epoch, then
+loss and accuracy of each evaluation.
 """
 
 from pathlib import Path
@@ -15,12 +15,12 @@ import numpy as np
 
 
 def read(curve):
-    """Rows and training losses of a run, from the path of its curve; its trace lies in trace/ beside it."""
+    """The rows and training losses of a run, from the path of its curve; its trace is in trace/ beside it."""
     return read_csv(curve), [one.train_loss for one in read_csv(curve.parent / "trace" / curve.name, Iteration)]
 
 
 def compare(one, other):
-    """The lines of one pair of (rows, training losses)."""
+    """Yield the lines of one pair of (rows, training losses)."""
     epochs = min(len(rows) for rows, _ in (one, other))
     first = min(len(losses) // len(rows) for rows, losses in (one, other))
     for begin in range(0, first, 100):

@@ -1,12 +1,11 @@
-"""How often common.predict is right: on printed digits, 9,000 test images, and what resembles photographs of digits.
+"""How often common.predict is right: on printed digits, 9,000 test images, and imitated photographs of digits.
 
 python -m tests.predict_accuracy RUN ...   (RUN as for common.predict; about 8 minutes each on 2 cores)
 
-Every image is written to a PNG and read back as a user's. The fonts are those with digits that Matplotlib ships. The
+Every image is written to a PNG and read back like a user's. The fonts are those with digits that Matplotlib ships. The
 test images are those after the first 1,000, which no evaluation and no moments of batch norm have seen. The
-photographs, drawn by tests/photographs.py, show 50 of them, the same in each kind; "plain" is the share that is right
-without the evening out of the ground and the search for frames, "marked" what is answered with a question mark or a
-note.
+photographs, drawn by tests/photographs.py, show 50 of them, the same in each kind; "plain" counts right answers by the
+threshold alone, without background subtraction and frames, "marked" answers with a question mark or a note.
 """
 
 import argparse
@@ -36,7 +35,7 @@ import numpy as np
 
 from tests import photographs
 
-# All but the slanted DejaVu Sans Mono, whose digits are those of DejaVu Sans.
+# All except the slanted DejaVu Sans Mono, whose digits are those of DejaVu Sans.
 DEJAVU = ["Sans", "Sans-Bold", "Sans-Oblique", "Sans-BoldOblique", "SansMono", "SansMono-Bold"]
 DEJAVU += ["Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic"]
 STIX = ["General", "GeneralBol", "GeneralItalic", "GeneralBolIta"]
@@ -46,7 +45,7 @@ FONT_FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")
 
 
 def print_digit(digit, font, path):
-    """Write a PNG of 200x200 pixels with a digit in black on white, 100 pixels high or so."""
+    """Write a PNG of 200x200 pixels with a digit in black on white, about 100 pixels high."""
     figure = Figure(figsize=(2, 2), dpi=100)
     figure.text(0.5, 0.5, str(digit), font=FONT_FOLDER / f"{font}.ttf", size=90, ha="center", va="center")
     figure.savefig(path)
@@ -61,7 +60,7 @@ def threshold_only(image):
 
 
 def answer_photographs(kind, count, predictor, likeness, path, find):
-    """For each image of a kind None, if it is refused, or (whether its digit is right, notes, whether in doubt)."""
+    """For each image of a kind None if it is refused, else (whether its digit is right, notes, whether doubtful)."""
     digits, notes, labels, found = [], [], [], []
     for number in range(count):
         image, label = photographs.photograph(kind, number)
@@ -98,7 +97,7 @@ def print_photographs(count, predictor, likeness, path):
 
 
 def right(predictor, digits, labels):
-    """(the digits predicted for uint8 [n, 28, 28], a line that says how many are right)."""
+    """(the digits predicted for uint8 [n, 28, 28], the accuracy as text)."""
     predicted = in_batches(predictor, digits).argmax(axis=1)
     hits = predicted == labels
     return predicted, f"{hits.mean():.4f} ({hits.sum()} of {len(hits)})"

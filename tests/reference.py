@@ -1,6 +1,6 @@
 """The seven experiments as the article computed them: one graph, placeholders, a Session, GradientDescentOptimizer.
 
-Written from the specification and apart from the scripts: it shares no code and no constant with them.
+Written from the specification, independently of the scripts: it shares no code and no constant with them.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ v1 = tf.compat.v1
 
 CLASSES = 10
 SMALL_VALUES = (2, 3, 5, 6)  # experiments with the small initial values
-DEFAULT_VALUES = (1, 7)  # with truncated normal of stddev 1; experiment 4 has get_variable's own
+DEFAULT_VALUES = (1, 7)  # truncated normal of stddev 1; experiment 4 has get_variable's
 GROUPED = (5,)
 BATCH_NORM = (6, 7)
 LOSSES = ("naive", "fused")
@@ -60,7 +60,7 @@ def learning_rate(experiment, epoch):
 
 
 def initializers(experiment):
-    """What get_variable takes for (weights, biases): None leaves the choice to it."""
+    """The initializers for get_variable of (weights, biases); None is its default."""
     if experiment in SMALL_VALUES:
         return v1.truncated_normal_initializer(0.0, 0.01), v1.truncated_normal_initializer(0.005, 0.1)
     if experiment in DEFAULT_VALUES:
@@ -76,8 +76,7 @@ def local_response(inputs):
 def normalise(inputs, scale, beta, composed=False):
     """Batch norm by the moments of inputs [..., n], which are returned too; composed of plain ops, or TensorFlow's.
 
-    The article's is the composed one; the two differ only by rounding, but where forward passes round differently a
-    gradient magnifies it: see parity.BOUND.
+    The article's is the composed one. The two differ only by rounding, which gradients magnify: see parity.BOUND.
     """
     axes = list(range(len(inputs.shape) - 1))
     mean, variance = tf.nn.moments(inputs, axes)
@@ -134,14 +133,14 @@ class Reference:
         return variable
 
     def _weights_and_biases(self, name, shape, outputs, groups=1):
-        """The kernels of a layer, one a group, and its one bias."""
+        """The kernels of a layer, one per group, and its bias."""
         weights, biases = initializers(self.experiment)
         names = [name] if groups == 1 else [f"{name}_{number + 1}" for number in range(groups)]
         kernels = [self._variable(f"{each}/weights", shape, weights) for each in names]
         return kernels, self._variable(f"{name}/biases", [outputs], biases)
 
     def _batch_norm(self, name, inputs):
-        """Normalise by the batch's own moments; every forward pass moves the running ones."""
+        """Normalise by the batch's own moments; every forward pass updates the running ones."""
         size = [inputs.shape[-1]]
         scale = self._variable(f"{name}/scale", size, v1.ones_initializer())
         beta = self._variable(f"{name}/beta", size, v1.zeros_initializer())
@@ -202,7 +201,7 @@ class Reference:
         }
 
     def draw(self):
-        """Give every variable an initial value of its own."""
+        """Draw an initial value for every variable."""
         self.session.run([variable.initializer for variable in self.variables.values()])
 
     def assign(self, values):
@@ -232,14 +231,14 @@ class Reference:
     def differentiate(self, pixels, labels, masks, method="naive", gradients=True):
         """Logits, loss, accuracy, gradients by variable name (if asked for), and the terms of _train.
 
-        Nothing is trained, but running moments move, as in every forward pass.
+        Nothing is trained, but running moments are updated, as in every forward pass.
         """
         wanted = self.gradients[method] if gradients else {}
         fetches = [self.logits, self.loss[method], self.accuracy, wanted, self.terms[method]]
         return self._run(fetches, pixels, labels, masks)
 
     def evaluate(self, pixels, labels, masks, method="naive"):
-        """Summed loss and accuracy of one batch, fetched together: alone, the loss would lose its NaN."""
+        """Summed loss and accuracy of one batch, fetched together: fetched by itself, the loss would lose its NaN."""
         return self._run([self.loss[method], self.accuracy], pixels, labels, masks)
 
     def close(self):

@@ -1,4 +1,4 @@
-"""Many tiny epochs in one process: does its memory stay flat, and are its files whole at the end?
+"""Many tiny epochs in one process: does its memory stay constant, and are its files complete at the end?
 
 python -m tests.soak [EPOCHS]   (500; Linux; about a second an epoch on 2 cores)
 """
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def resident(pid):
-    """MiB that a process holds now."""
+    """The resident memory of a process in MiB."""
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
 
 

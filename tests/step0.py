@@ -36,10 +36,10 @@ ROOT_TWO = math.sqrt(2)
 
 
 class Network(NamedTuple):
-    """A script whose weights start larger by these factors, {layer or "all": factor}, and what became of it.
+    """A script whose initial weights are scaled by factors, {layer or "all": factor}, and its runs.
 
-    runs      traces below results/, each of a run of its own
-    expected  iterations of plateau written down before such a run, (least, most)
+    runs      traces in results/, one per run
+    expected  iterations of plateau predicted before such a run, (least, most)
     """
 
     label: str
@@ -94,7 +94,7 @@ def signal(script, factors, seed, images, labels):
 
 
 def plateaus(network):
-    """Of each of the network's runs, the iteration that ends its plateau; None while the run is on it."""
+    """The iteration that ends the plateau of each of the network's runs; None if a run is still on it."""
     return [first_below([row.train_loss for row in read_csv(RESULTS / run, Iteration)], 0.95) for run in network.runs]
 
 

@@ -20,7 +20,7 @@ def test_runs_are_grouped_by_name_without_seed(tmp_path):
     make_run(tmp_path, "alexnet6-train2000-test500-epochs2-seed3", [100.0])
     make_run(tmp_path / "trace", "alexnet2-mixed", [2300.0])
     (tmp_path / "alexnet2.csv.old1").write_text("moved aside")
-    (tmp_path / "notes.csv").write_text("of somebody")
+    (tmp_path / "notes.csv").write_text("not a run")
     make_run(tmp_path / "short", "alexnet2-epochs1", [2300.0])
     make_run(tmp_path, "alexnet10", [2300.0])
     groups = load_groups([tmp_path])
@@ -66,7 +66,7 @@ def test_of_shortened_runs_those_that_trained_longest_are_shown(tmp_path):
     assert names(most_complete(load_groups([tmp_path]))) == ["3"]
 
 
-def test_a_nan_seed_leaves_the_median(tmp_path):
+def test_nan_seeds_are_left_out_of_the_median(tmp_path):
     for seed, losses in enumerate(([9.0, 10.0, NAN, NAN], [9.0, 20.0, NAN, NAN], [9.0, 30.0, 30.0, NAN], [9.0] * 4)):
         make_run(tmp_path, f"alexnet2-seed{seed}", losses)
     (group,) = load_groups([tmp_path])
@@ -77,14 +77,14 @@ def test_a_nan_seed_leaves_the_median(tmp_path):
     assert median_and_range(group.runs, "accuracy").low[3] == 0.085
 
 
-def test_an_unfinished_seed_leaves_the_median_of_the_others(tmp_path):
+def test_the_median_continues_without_an_unfinished_seed(tmp_path):
     make_run(tmp_path, "alexnet3", plateau(3, 10))
     make_run(tmp_path, "alexnet3-seed1", plateau(3, 2), epochs=50)
     (group,) = load_groups([tmp_path])
     assert len(median_and_range(group.runs, "loss").median) == 10 and group.unfinished_note() == ["1 unfinished"]
 
 
-def test_the_article_s_figures_are_its_own():
+def test_article_csv_has_the_reported_figures():
     figures = article()
     assert list(figures) == list(range(1, 8)) and figures[7] == {}
     assert list(figures[1]) == [1, 2, 3, 4]
@@ -97,7 +97,7 @@ def test_the_article_s_figures_are_its_own():
     assert figures[6][50] == (10.757448, 0.991)
 
 
-def test_epochs_that_the_article_labels_otherwise_have_their_source():
+def test_epochs_relabelled_from_the_published_csv_are_marked():
     with open(curves.ARTICLE_CSV, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["source"] for row in rows} == {"article", "published CSV"}

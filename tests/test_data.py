@@ -1,4 +1,4 @@
-"""The shipped MNIST, the IDX parser and its complaints, and the resize."""
+"""The shipped MNIST, the IDX parser and its errors, and the resize."""
 
 import gzip
 import struct
@@ -51,7 +51,7 @@ def test_another_data_set_is_read_and_has_a_digest(folder, mnist):
     assert data.load(folder).digest != loaded.digest
 
 
-def test_the_dotted_names_of_unpacked_mnist_are_read(folder):
+def test_dotted_names_are_read(folder):
     loaded = data.load(folder)
     for path in list(folder.iterdir()):
         path.rename(folder / path.name.replace("-idx", ".idx"))
@@ -201,7 +201,7 @@ def test_both_inputs_give_the_same_batches_in_the_same_order(mnist):
     both = []
     for make in (TensorFlowInput, OpenCVInput):
         source = make(mnist.train_images[:8], mnist.train_labels[:8])
-        both.append([source.load(element) for element in source.batches(order)])
+        both.append([source.load(batch) for batch in source.batches(order)])
     assert len(both[0]) == 3
     for indices, (ours, our_labels), (reference, labels) in zip(order, *both):
         np.testing.assert_allclose(ours, reference, atol=1e-5)

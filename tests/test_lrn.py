@@ -1,4 +1,4 @@
-"""Local response normalization as mixed precision takes it on a CPU: values, gradients, overflow, NaN."""
+"""Local response normalization in mixed precision on a CPU: values, gradients, overflow, NaN."""
 
 from common.lrn import local_response_normalization
 from common.step import BFLOAT16
@@ -17,7 +17,7 @@ def mixed(monkeypatch):
 
 
 def value_and_gradient(function, inputs, upstream, arguments):
-    """Of a tf.function, as in the step."""
+    """The value and the gradient of a tf.function, as in the step."""
 
     @tf.function
     def both(inputs):
@@ -39,7 +39,7 @@ def ours_and_tensorflows(inputs, arguments=ARTICLE):
 
 
 def activations(largest):
-    """Three in four are of a size up to largest, the rest 0 as ReLU leaves it: [2, 5, 5, 96]."""
+    """Activations [2, 5, 5, 96]: three in four up to largest, the rest 0 as after ReLU."""
     random = np.random.default_rng(0)
     values = random.uniform(-largest / 3, largest, [2, 5, 5, 96])
     return np.maximum(values, 0).astype(np.float32)
@@ -52,7 +52,7 @@ def test_values_and_gradients_are_tensorflows(largest, arguments):
     logarithm = arguments["beta"] * np.log(arguments["bias"] + arguments["alpha"] * 7 * largest**2)
     bound = np.finfo(np.float32).eps * (8 + logarithm)
     for ours, theirs in ours_and_tensorflows(activations(largest), arguments):
-        # As a share of the largest, too: a gradient is a difference, and can be smaller than what cancels in it.
+        # Also relative to the largest: a gradient is a difference, which can be smaller than its cancelling terms.
         np.testing.assert_allclose(ours, theirs, rtol=bound, atol=bound * np.abs(theirs).max())
 
 
@@ -67,7 +67,7 @@ def test_a_nonfinite_pixel_spreads_over_its_window(value):
         assert np.isnan(theirs[1, 2, 3, wrong]).all()
 
 
-def test_all_nan_is_drawn():
+def test_all_nan_stays_nan():
     for ours, _ in ours_and_tensorflows(np.full([1, 2, 2, 96], np.nan, np.float32)):
         assert np.isnan(ours).all()
 

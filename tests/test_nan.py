@@ -1,4 +1,4 @@
-"""Where the NaN comes from: the naive loss on a saturated batch, in each way that TensorFlow runs it."""
+"""Where the NaN comes from: the naive loss on a saturated batch, in each of TensorFlow's modes."""
 
 import importlib
 
@@ -64,10 +64,10 @@ class Bias(tf.Module):
 
 
 class Given:
-    """An input whose elements are the pixels and labels themselves."""
+    """An input whose batches are the pixels and labels themselves."""
 
-    def load(self, element):
-        return element
+    def load(self, batch):
+        return batch
 
 
 @pytest.mark.parametrize("xla", [False, True], ids=["tf.function", "XLA"])
@@ -77,9 +77,9 @@ class Given:
 def test_step_and_evaluation_measure_the_same(xla, gap, loss_nan, underflow, finite):
     module = importlib.import_module("alexnet1")
     train, evaluate = compile_steps(Bias(), module.naive_loss, Given(), Given(), xla)
-    element = (tf.reverse(logits(gap), [0]), tf.constant([2, 0], tf.uint8))
-    trained = BatchMetrics.from_vector(train(element, None, tf.constant(0.1)))
-    evaluated = BatchMetrics.from_vector(evaluate((element[0], element[1]), None))
+    batch = (tf.reverse(logits(gap), [0]), tf.constant([2, 0], tf.uint8))
+    trained = BatchMetrics.from_vector(train(batch, None, tf.constant(0.1)))
+    evaluated = BatchMetrics.from_vector(evaluate((batch[0], batch[1]), None))
     assert np.isnan(trained.loss) == trained.nan_weights == loss_nan
     assert trained.finite == finite and trained.image == 1
     if finite:
@@ -94,7 +94,7 @@ def test_step_and_evaluation_measure_the_same(xla, gap, loss_nan, underflow, fin
 @pytest.mark.gpu
 @pytest.mark.parametrize("how", RUNS)
 def test_the_threshold_on_a_gpu(how):
-    """NaN between a gap of 86, where float32 has normal numbers left, and 105, where no denormal is left either."""
+    """NaN between a gap of 86, where exp(-gap) is a normal float32, and 105, where it is not even denormal."""
     module = importlib.import_module("alexnet1")
 
     def gradient(values):

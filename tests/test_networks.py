@@ -148,10 +148,10 @@ def test_dropout_scales_what_it_keeps(pixels, seeds, monkeypatch):
     network = alexnet2.AlexNet()
     dropped = network(pixels, seeds, training=True)["fc1"].numpy()
     monkeypatch.setattr(alexnet2, "dropout_rate", 0.0)
-    whole = network(pixels, seeds, training=True)["fc1"].numpy()
+    undropped = network(pixels, seeds, training=True)["fc1"].numpy()
     kept = dropped != 0
-    assert kept.sum() / (whole != 0).sum() == pytest.approx(0.5, abs=0.03)
-    np.testing.assert_allclose(dropped[kept], 2 * whole[kept], rtol=1e-6)
+    assert kept.sum() / (undropped != 0).sum() == pytest.approx(0.5, abs=0.03)
+    np.testing.assert_allclose(dropped[kept], 2 * undropped[kept], rtol=1e-6)
 
 
 def test_groups_equal_a_block_diagonal_convolution(pixels, seeds):
@@ -174,7 +174,7 @@ def test_groups_equal_a_block_diagonal_convolution(pixels, seeds):
 
 @pytest.fixture
 def without_weights(monkeypatch):
-    """Leaves 58 million values undrawn that batch norm does not read."""
+    """Do not draw the 58 million weights, which batch norm does not read."""
     for module in alexnet6, alexnet7:
         monkeypatch.setattr(module, "weight", lambda name, shape: None)
 
@@ -190,7 +190,7 @@ def test_batch_norm(name, shape):
     for training in (False, True):
         outputs = network.batch_norm(name, tf.constant(inputs), training)
         np.testing.assert_allclose(outputs, 7 + 3 * (inputs - mean) / np.sqrt(variance + 1e-3), rtol=1e-4, atol=1e-4)
-        moved = 0.001 if training else 0  # the running statistics move in training alone
+        moved = 0.001 if training else 0  # the running statistics move only in training
         np.testing.assert_allclose(network.running_means[name], moved * mean, rtol=1e-3, atol=1e-7)
         np.testing.assert_allclose(network.running_variances[name], 1 + moved * (variance - 1), rtol=1e-6)
 
@@ -199,7 +199,7 @@ def test_batch_norm(name, shape):
 @pytest.mark.parametrize("number", [6, 7])
 @pytest.mark.parametrize("shape", [[2, 1, 1, 96], [4, 5, 6, 96]], ids=str)
 def test_the_running_variance_is_of_the_batch(number, shape, monkeypatch):
-    """Divided by all of its pixels, not by one less."""
+    """Divided by the number of pixels, not by one less."""
     module = importlib.import_module(f"alexnet{number}")
     monkeypatch.setattr(module, "running_decay", 0.0)
     network = module.AlexNet()

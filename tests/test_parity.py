@@ -1,4 +1,4 @@
-"""The seven scripts compute what the article's graph-mode code computes, and a mistake in one of them shows."""
+"""The seven scripts compute what the article's graph-mode code computes, and a mistake in one of them is caught."""
 
 import functools
 import importlib
@@ -20,7 +20,7 @@ EXPERIMENTS = range(1, 8)
 
 @pytest.fixture(scope="module", autouse=True)
 def full_float32():
-    """TF32 off; and let TensorFlow's log keep quiet about how many functions these tests compile."""
+    """TF32 off, and no warnings on how many functions these tests compile."""
     kept, level = tf.config.experimental.tensor_float_32_execution_enabled(), tf.get_logger().level
     tf.config.experimental.enable_tensor_float_32_execution(False)
     tf.get_logger().setLevel("ERROR")
@@ -68,7 +68,7 @@ def check_initial_values(pair):
 
 
 def nan_columns(experiment, setting):
-    """Where both sides may be NaN: the naive loss is at once; by the fused one experiment 1 is from its second step."""
+    """Columns that may be NaN on both sides: by the naive loss at once, in experiment 1 from step 2 by the fused."""
     if is_nan(experiment, setting):
         return "loss", "gradient", "update 1", "evaluation"
     if experiment == 1 and setting.values == "article":
@@ -91,7 +91,7 @@ def check_mistake(pair, mistake):
 
 
 def check_evaluation_protocol(pair):
-    """The run loop evaluates the first test images in one batch, with dropout; on request in the article's resize."""
+    """The run loop evaluates the first test images in one batch, with dropout, here in the article's resize."""
     size, values = 7, pair.values["article"]
     flags = ["--test-size", str(size), "--train-size", "8", "--batch-size", "4", "--resize", "opencv", "--seed", "3"]
     args, mnist = arguments.parse("alexnet", "", flags), data.load()
@@ -109,12 +109,12 @@ def check_evaluation_protocol(pair):
     assert arguments.parse("alexnet", "", []).test_size == 1000
 
 
-# Of the settings one an experiment, of the mistakes one in all; what is not named here is marked slow.
+# One setting per experiment and one mistake; all others are marked slow.
 QUICK = {"variables", "initial values", "he naive masks", "evaluation protocol", "epsilon 1e-5"}
 
 
 def checks():
-    """All that needs an experiment's network, experiment by experiment, so that each is built once."""
+    """All checks that need a network, experiment by experiment, so that each network is built once."""
     for experiment in EXPERIMENTS:
         found = {"variables": check_variables, "initial values": check_initial_values}
         for setting in settings(experiment):
@@ -197,7 +197,7 @@ def test_relative_error(value, expected, error):
         (4, "get_variable(", "get_variable(initializer=tf.zeros_initializer(), name=", lambda m: m.bias("fc1", [4096])),
     ],
 )
-def test_wrong_initial_values_show(experiment, old, new, draw):
+def test_wrong_initial_values_are_caught(experiment, old, new, draw):
     right = importlib.import_module(f"alexnet{experiment}")
     wrong = parity.Mistake("initial values", experiment, "", old, new).plant(right)
     tf.random.set_seed(0)

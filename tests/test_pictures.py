@@ -2,8 +2,6 @@
 
 import math
 
-from common import training
-from common.plots import pictures
 from common.plots.curves import TITLES, article, comparable_figures, load_groups, most_complete, title
 from common.plots.pictures import (
     base_style,
@@ -43,12 +41,12 @@ def lines(axes):
 
 
 def crosses(axes):
-    """The places of the crosses in a plot."""
+    """The positions of the crosses in a plot."""
     return sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines() if line.get_marker() == "x")
 
 
 def bars(axes):
-    """{lane: {epoch: height}} of the strip's bars, those of no height left out."""
+    """{lane: {epoch: height}} of the strip's bars of non-zero height."""
     lanes = {}
     for patch in axes.patches:
         tops, edges, floor = patch.get_data()
@@ -79,7 +77,7 @@ def legend_texts(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_a_plateau_and_its_end_are_drawn_as_they_are(tmp_path):
+def test_a_plateau_and_its_end_are_drawn(tmp_path):
     make_run(tmp_path, "alexnet2", plateau(4))
     (axes,) = draw(tmp_path).axes
     line = lines(axes)["2 stddev 0.01"]
@@ -114,7 +112,7 @@ def test_any_number_of_epochs_has_a_few_ticks(epochs):
     assert first == 1 and 4 <= len(ticks) <= 12 and ticks[-1] <= epochs
 
 
-def test_lines_that_lie_on_each_other_take_turns(tmp_path):
+def test_coinciding_lines_alternate_in_colour(tmp_path):
     for number, losses in {2: plateau(6), 3: plateau(5), 4: [50.0] * 10, 5: plateau(9)}.items():
         make_run(tmp_path, f"alexnet{number}", losses)
     (axes,) = draw(tmp_path).axes
@@ -205,7 +203,7 @@ def test_some_nan_seeds_are_a_share_on_the_strip_and_one_cross(tmp_path):
     assert [epoch for epoch, _ in crosses(draw(tmp_path, "accuracy").axes[0])] == [3]
 
 
-def test_many_seeds_do_not_bury_the_curve(tmp_path):
+def test_many_seeds_add_one_cross_and_few_lines(tmp_path):
     for seed in range(40):
         losses = [NAN if epoch >= 5 + seed % 9 else loss for epoch, loss in enumerate(plateau(3, 20), start=1)]
         make_run(tmp_path, f"alexnet2-seed{seed}", losses, nan_weights=5 + seed % 9)
@@ -346,10 +344,6 @@ def test_a_nan_in_the_last_epoch_is_crossed(tmp_path):
     assert crosses(axes) == [(2, 90.0)]
 
 
-def test_an_explosion_begins_where_a_run_says_so():
-    assert pictures.EXPLOSION == training.EXPLOSION
-
-
 def test_equal_seeds_have_no_band_and_no_note_on_one(tmp_path):
     for seed in (1, 2):
         make_run(tmp_path, f"alexnet3-seed{seed}", plateau(4))
@@ -382,7 +376,7 @@ def test_a_name_inside_the_axes_covers_no_line(tmp_path):
     assert abs(name.xyann[1] - name.xy[1]) >= 0.04  # beside its end lies the other line
 
 
-def test_figures_of_the_article_on_one_spot_are_one_marker_with_their_numbers(tmp_path):
+def test_coinciding_figures_of_the_article_are_one_marker_with_their_numbers(tmp_path):
     make_run(tmp_path, "alexnet4", [170.0, 87.0] + [30.0] * 48)
     for field, crowd, count in ("accuracy", "1 2 3 5", 4), ("loss", "2 3 5", 3):
         *_, axes = draw(tmp_path, field, article()).axes

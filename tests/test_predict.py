@@ -1,4 +1,4 @@
-"""A digit of your own becomes an MNIST digit, the network answers as it is evaluated, and bad input is one line."""
+"""Your own digit becomes an MNIST digit, the network predicts as it is evaluated, and bad input is one line."""
 
 import importlib
 import os
@@ -35,7 +35,7 @@ def large(digit):
 
 
 def transparent(digit, ink):
-    """A digit in ink, a gray, on nothing."""
+    """A digit in a gray ink on a transparent background."""
     return np.dstack([np.full((280, 280, 3), ink, np.uint8), 255 - large(digit)])
 
 
@@ -75,7 +75,7 @@ def likeness(one, other):
 
 
 def most_like(image, others):
-    """The index of the image that it is most like, moved by up to a pixel."""
+    """The index of the image that is most like it, moved by up to a pixel."""
     moved = [np.roll(image, (down, right), (0, 1)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
     table = np.corrcoef([each.ravel() for each in (*moved, *others)])[:9, 9:]
     return table.max(axis=0).argmax()
@@ -93,7 +93,7 @@ def test_a_transformed_digit_is_the_mnist_digit(disguise, tmp_path, mnist):
         for axis in (0, 1):  # MNIST's centres of mass lie at 14, to half a pixel
             assert abs(np.arange(28) @ seen.sum(1 - axis) / seen.sum() - 14) < 0.6
         found = most_like(seen, mnist.train_images[:1000])
-        if disguise == "small":  # its details are lost
+        if disguise == "small":  # too small for its details
             assert mnist.train_labels[found] == mnist.train_labels[number]
         else:
             assert found == number
@@ -115,7 +115,7 @@ def test_a_thin_pen_writes_what_a_thick_one_does():
 
 @pytest.mark.parametrize("kind", photographs.DEGRADED)
 def test_a_photograph_of_a_digit_is_most_like_that_digit(kind, mnist, likeness_to_mnist):
-    for number in (3, 4, 5):  # of the 50 that results/predict.txt is about
+    for number in (3, 4, 5):  # of the 50 in results/predict.txt
         image, label = photographs.photograph(kind, number)
         seen = likeness_to_mnist.normalise(as_mnist(readable(image))[np.newaxis])
         assert mnist.train_labels[(seen @ likeness_to_mnist.known).argmax()] == label
@@ -134,7 +134,7 @@ def readable(image):
 
 
 @pytest.mark.parametrize("kind", photographs.CLEAN)
-def test_a_clean_image_is_read_plainly(kind):
+def test_a_clean_image_is_read_by_the_threshold(kind):
     for number in (3, 4, 5):
         image = readable(photographs.photograph(kind, number)[0])
         digit, notes = predict.as_mnist(image, kind)
@@ -142,7 +142,7 @@ def test_a_clean_image_is_read_plainly(kind):
         assert notes == () and (digit == predict.as_mnist(gray, kind, by_threshold)[0]).all()
 
 
-def test_mnist_is_read_plainly(mnist):
+def test_mnist_is_read_by_the_threshold(mnist):
     for digit in mnist.test_images[1000:1100]:
         seen, notes = predict.as_mnist(digit, "digit")
         assert notes in ((), ("touches the border",))  # as some digits of MNIST do
@@ -150,7 +150,7 @@ def test_mnist_is_read_plainly(mnist):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in photographs.NO_DIGIT if kind.startswith("empty")])
-def test_an_empty_sheet_gives_no_plain_answer(kind, likeness_to_mnist):
+def test_an_empty_sheet_is_refused_or_doubtful(kind, likeness_to_mnist):
     for number in range(3):
         try:
             digit, notes = predict.as_mnist(photographs.photograph(kind, number)[0], kind)
@@ -165,7 +165,7 @@ def likeness_to_mnist(mnist):
 
 
 @pytest.mark.parametrize("kind", ["two digits", "three digits", "a word"])
-def test_several_letters_are_in_doubt(kind, likeness_to_mnist):
+def test_several_letters_are_doubtful(kind, likeness_to_mnist):
     certain = np.eye(10, dtype=np.float32)[:1]
     for number in range(3):
         digit, notes = predict.as_mnist(photographs.photograph(kind, number)[0], kind)
@@ -174,7 +174,7 @@ def test_several_letters_are_in_doubt(kind, likeness_to_mnist):
         assert doubt
 
 
-def test_half_the_probability_or_less_is_in_doubt(mnist, likeness_to_mnist):
+def test_a_probability_below_one_half_is_doubtful(mnist, likeness_to_mnist):
     rows = np.array([[0.52, 0.48, *[0] * 8], [0.48, 0.26, 0.26, *[0] * 7]], np.float32)
     network = lambda digits: SimpleNamespace(numpy=lambda: rows)  # noqa: E731
     given = list(answers(network, likeness_to_mnist, mnist.train_images[:2], [(), ()]))
@@ -190,7 +190,7 @@ def test_a_digit_that_touches_the_border_is_noted(mnist):
 
 
 def write_bad_images(folder, digit):
-    """{name of a file that holds no digit: a word of what is said of it}"""
+    """Write files without a digit; returns {name: words of the error}."""
     png, jpeg = (cv2.imencode(kind, large(digit))[1].tobytes() for kind in (".png", ".jpg"))
     said = {
         "text.png": (b"hello\n", "not an image"),
@@ -223,10 +223,10 @@ def test_an_image_without_a_digit_is_named(tmp_path, mnist, capfd):
 def test_a_folder_means_its_images(tmp_path, mnist, capsys):
     for name in ("b.png", "a.png", "c.jpg"):
         cv2.imwrite(str(tmp_path / name), large(mnist.train_images[0]))
-    (tmp_path / "a.png").rename(tmp_path / "a")  # by its content
+    (tmp_path / "a.png").rename(tmp_path / "a")  # recognised by its content
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".hidden").write_text("no image")
-    (tmp_path / "photo.heic").write_text("by its name")
+    (tmp_path / "photo.heic").write_text("recognised by its name")
     (tmp_path / "inside").mkdir()
     single, complaints = tmp_path / "c.jpg", []
     found = find_images([single, tmp_path], complaints.append)
@@ -248,7 +248,7 @@ def test_an_image_is_turned_upright(kind, tmp_path, mnist):
     modes = {".jpg": "L"}
     lying = Image.fromarray(np.rot90(upright).copy()).convert(modes.get(kind, "RGBA"))
     exif = Image.Exif()
-    exif[0x112] = 6  # to be turned clockwise
+    exif[0x112] = 6  # rotate clockwise
     lying.save(path, exif=exif)
     assert likeness(as_mnist(read_image(path)), as_mnist(upright)) > 0.98
 
@@ -276,7 +276,7 @@ def test_a_large_image_is_shrunk(kind, tmp_path, mnist):
 def test_an_image_too_large_to_read_is_named(tmp_path, monkeypatch):
     path = tmp_path / "huge.png"
     Image.new("L", (300, 300)).save(path)
-    for pixels, most in (predict.MAX_PIXELS, 10_000), (80_000, None):  # Pillow's own limit is at twice that many
+    for pixels, most in (predict.MAX_PIXELS, 10_000), (80_000, None):  # Pillow raises at twice its own limit
         monkeypatch.setattr(predict, "MAX_PIXELS", pixels)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
         with pytest.raises(UserError, match=r"huge.png: larger than \d+ megapixels; shrink it"):
@@ -310,20 +310,20 @@ def keep(tmp_path):
 
 
 @pytest.mark.parametrize("number, masks", [(2, 3), (5, 3), (6, 1)])
-def test_an_answer_is_the_networks_own_mean_over_masks(number, masks, small, mnist, monkeypatch):
-    """For 6 as in the batch that its moments are of, under the mask that they were taken with."""
+def test_a_prediction_is_the_network_s_mean_over_masks(number, masks, small, mnist, monkeypatch):
+    """For 6 on the batch and under the mask that its moments were computed with."""
     monkeypatch.setattr(predict, "DROPOUT_SAMPLES", masks)
     network, digits = small(number), mnist.test_images[:8]
     pixels = resize_tensorflow(digits)
     outputs = [network(pixels, dropout_seeds(0, 0, mask), False)["output"] for mask in range(masks)]
     expected = np.mean([tf.nn.softmax(output) for output in outputs], axis=0)
     predictor = Predictor(network, digits)
-    answer = predictor(digits).numpy()
-    np.testing.assert_allclose(answer, expected, atol=1e-5)
-    np.testing.assert_allclose(predictor(digits[:1]).numpy(), answer[:1], atol=1e-5)  # whatever else is in the batch
+    prediction = predictor(digits).numpy()
+    np.testing.assert_allclose(prediction, expected, atol=1e-5)
+    np.testing.assert_allclose(predictor(digits[:1]).numpy(), prediction[:1], atol=1e-5)  # alone
 
 
-def test_weights_are_found_by_any_file_of_their_run(small, keep):
+def test_any_file_of_a_run_leads_to_its_weights(small, keep):
     network = small(6)
     network.running_means["fc1"].assign(np.arange(16.0))
     record = keep(network, "alexnet6")
@@ -352,10 +352,10 @@ DAMAGE = {
     "a bit flipped": (flip, "damaged"),
     "cut": (cut, "damaged"),
     "removed": (lambda record: (record.parent / "weights" / "one.npz").unlink(), "no such file .git holds none"),
-    "of before": (in_tensorflows_format, "only weights in TensorFlow's format, which commit d22d2a0 reads"),
+    "of an earlier commit": (in_tensorflows_format, "only weights in TensorFlow's format, which commit d22d2a0 reads"),
     "turned NaN": (lambda record: write_record(record, {"nan_weights": {"epoch": 1}}), "turned NaN"),
     "no record": (lambda record: record.unlink(), "no such file; RUN is any file"),
-    "an experiment of nobody": (lambda record: write_record(record, {"experiment": "alexnet99"}), "'alexnet99'"),
+    "an unknown experiment": (lambda record: write_record(record, {"experiment": "alexnet99"}), "'alexnet99'"),
     "another program": (lambda record: write_record(record, {"experiment": "plot_results"}), "'plot_results'"),
     **{
         f"of experiment {other}": (

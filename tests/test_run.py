@@ -47,7 +47,7 @@ def images(*levels):
 
 
 def training(tmp_path, train, test, factor=200.0, epochs=3, batch=2, **more):
-    """A Training on images of these brightnesses, all of class 0, and a function that runs it to its end."""
+    """A complete run on images of these brightnesses, all of class 0: (its Training, rows, record)."""
     dataset = Dataset(
         images(*train), np.zeros(len(train), np.uint8), images(*test), np.zeros(len(test), np.uint8), None
     )
@@ -74,7 +74,7 @@ def test_a_finite_run_trains_every_epoch(tmp_path, capsys):
 
 
 def test_nan_weights_end_training_and_fill_the_curve(tmp_path, capsys):
-    """One white image among black ones turns the weights NaN in the iteration that the shuffle gives it."""
+    """One white image among black ones turns the weights NaN in the iteration it is shuffled into."""
     levels = [0] * 9 + [255]
     order = shuffled(0, 0, 10, 2)
     iteration = 1 + int(np.argwhere(order == 9)[0, 0])
@@ -98,7 +98,7 @@ def test_a_gap_of_ten_thousand_is_called_an_explosion(tmp_path):
     assert record["nan_cause"]["cause"] == "explosion"
 
 
-def test_a_nan_evaluation_loss_alone_does_not_stop_training(tmp_path):
+def test_a_nan_evaluation_loss_does_not_stop_training(tmp_path):
     _, rows, record = training(tmp_path, [0, 10, 20, 30], [0, 0, 255, 0])
     assert all(math.isnan(row.loss) and row.accuracy == 1 and row.seconds is not None for row in rows)
     assert all(math.isfinite(row.train_loss) for row in rows)
@@ -158,17 +158,17 @@ def test_tqdm_disable_turns_the_bar_off(monkeypatch, capsys):
 
 
 def test_evaluation_in_batches_sums_up(tmp_path):
-    whole, _, _ = training(tmp_path, [0, 10], [0, 10, 20, 30, 40], epochs=1)
-    whole.evaluation_batch = 2
-    loss, accuracy = whole.evaluate()
+    trained, _, _ = training(tmp_path, [0, 10], [0, 10, 20, 30, 40], epochs=1)
+    trained.evaluation_batch = 2
+    loss, accuracy = trained.evaluate()
     assert accuracy == 1
-    whole.evaluation_batch = 1000
-    assert loss == pytest.approx(whole.evaluate()[0], rel=1e-6)
+    trained.evaluation_batch = 1000
+    assert loss == pytest.approx(trained.evaluate()[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("number", range(1, 8))
 def test_batch_norm_evaluates_the_test_images_at_once(number, tmp_path, monkeypatch):
-    """As the article did; the others in chunks of 200."""
+    """As in the article; the others evaluate in chunks of 200."""
     evaluated = []
     monkeypatch.setattr("sys.argv", ["x.py", "--epochs", "1", "--results-dir", str(tmp_path)])
     monkeypatch.setattr(loop, "open_session", lambda *_, **__: ("/CPU:0", {}))
@@ -178,15 +178,15 @@ def test_batch_norm_evaluates_the_test_images_at_once(number, tmp_path, monkeypa
     assert evaluated == [1000 if number in (6, 7) else 200]
 
 
-def test_evaluation_keeps_no_layer_for_a_branch(tmp_path):
-    whole, _, _ = training(tmp_path, [0, 10], [0, 10], epochs=1)
+def test_evaluation_has_no_branch_that_keeps_the_layers(tmp_path):
+    trained, _, _ = training(tmp_path, [0, 10], [0, 10], epochs=1)
     element, seeds = np.arange(2, dtype=np.int32), dropout_seeds(0, 0, 0)
 
     def branches(function, *more):
         graph = function.get_concrete_function(element, seeds, *more).graph
         return [operation for operation in graph.get_operations() if operation.type in ("If", "StatelessIf")]
 
-    assert len(branches(whole.train, tf.constant(0.1))) == 1 and branches(whole.evaluate_batch) == []
+    assert len(branches(trained.train, tf.constant(0.1))) == 1 and branches(trained.evaluate_batch) == []
 
 
 def test_shuffle_is_a_permutation_and_a_function_of_seed_and_epoch():
@@ -265,7 +265,7 @@ def test_sizes_beyond_the_data_are_refused(sizes, flag):
         data.select(dataset, **{"train_size": None, "test_size": 30, "batch_size": 40, **sizes})
 
 
-def test_the_whole_training_set_asked_for_by_its_size_is_the_default():
+def test_the_full_train_size_is_the_default():
     dataset = Dataset(images(*[0] * 60), np.zeros(60), images(*[0] * 30), np.zeros(30), None)
     assert run_name("x", parse("x.py", None, ["--train-size", "60"]), dataset) == "x"
     assert run_name("x", parse("x.py", None, ["--train-size", "59"]), dataset) == "x-train59"
@@ -292,7 +292,7 @@ def test_complete_needs_both_files_and_every_row(tmp_path):
 
 
 def test_the_commit_is_this_repository_s(tmp_path, monkeypatch):
-    """None of a repository that an archive of this one was unpacked in."""
+    """And None where this code was unpacked in another repository."""
 
     def git(*words):
         who = ["-c", "user.name=x", "-c", "user.email=x@x"]
@@ -313,20 +313,20 @@ def test_the_commit_is_this_repository_s(tmp_path, monkeypatch):
         assert (commit.git_commit() or "+").endswith("+")
 
 
-def short(code, **environment):
-    """Run code without TensorFlow in a process of its own, in the repository's root."""
+def python(code, **environment):
+    """Run code that does not import TensorFlow in a process of its own, in the repository's root."""
     command, environment = [sys.executable, "-c", code], {**os.environ, **environment}
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
 def test_a_character_that_the_terminal_lacks_is_escaped():
-    done = short("from common.cli import say; say('ü'); say('after')", PYTHONIOENCODING="ascii")
+    done = python("from common.cli import say; say('ü'); say('after')", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout, done.stderr) == (0, "\\xfc\nafter\n", "")
 
 
 def test_windows_is_referred_to_wsl():
     code = "import sys; sys.platform = 'win32'; sys.argv = ['alexnet1.py', '--help']; import runpy; "
-    done = short(code + "runpy.run_path('alexnet1.py', run_name='__main__')")
+    done = python(code + "runpy.run_path('alexnet1.py', run_name='__main__')")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "alexnet1.py: error: Windows is not supported; run this in WSL2 (wsl --install)\n"
 
@@ -334,5 +334,5 @@ def test_windows_is_referred_to_wsl():
 def test_a_processor_without_avx_is_one_line_before_the_import():
     code = "import pathlib, platform; platform.machine = lambda: 'x86_64'; "
     code += "pathlib.Path.read_text = lambda *_, **__: 'flags : sse4_2 avx512f_like\\n'; import alexnet1"
-    done = short(code)
+    done = python(code)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "has no AVX" in done.stderr

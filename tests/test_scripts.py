@@ -21,7 +21,7 @@ def start(number, folder, *flags, small=SMALL):
 
 
 def files(folder):
-    """The one CSV in folder as rows, and its record, read as strict JSON."""
+    """The rows of the only CSV in folder, and its record, read as strict JSON."""
     (path,) = folder.glob("*.csv")
     return read_csv(path), json.loads(path.with_suffix(".json").read_text("utf-8"), parse_constant=pytest.fail)
 
@@ -42,7 +42,7 @@ def test_script(number, tmp_path, mnist):
     else:
         assert all(math.isfinite(row.loss) and row.seconds > 0 for row in rows)
         assert record["nan_weights"] is None
-    if number in (2, 3, 5):  # the plateau: ln 10 an image
+    if number in (2, 3, 5):  # the plateau: ln 10 per image
         assert rows[0].loss == pytest.approx(20 * math.log(10), rel=0.05)
 
 

@@ -1,8 +1,8 @@
-"""The session set-up: devices, precision, banner. What changes the process runs in one of its own."""
+"""The session set-up: devices, precision, banner. Whatever changes the process runs in a fresh one."""
 
 import argparse
 import contextlib
-import json
+import importlib
 import os
 import platform
 import re
@@ -10,98 +10,77 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from common import machine, report, session
-from common.arguments import parse
+from common import data, machine, report, session
 from common.cli import UserError
-from common.step import REWRITE_LISTS
+from common.input import TensorFlowInput, resize_tensorflow
+from common.step import REWRITE_LISTS, BatchMetrics, compile_steps
 from common.tensorflow import tf
-from conftest import ROOT
+from conftest import ROOT, in_process
+import numpy as np
 import pytest
 
 from tests import parity
 
-MIXED = """
-import importlib, json, sys
-from common.input import TensorFlowInput, resize_tensorflow
-from common.session import open_session
-from common.tensorflow import tf
-from common import data
-from common.step import BatchMetrics, compile_steps
-import numpy as np
 
-device = sys.argv[1]
-_, facts = open_session(device, "mixed")
-mnist = data.load()
-labels = tf.one_hot(mnist.train_labels[:8], 10)
-seeds = tf.constant([[1, 2], [3, 4]], tf.int64)
-found = {"precision": facts["precision"]}
-for name in ("alexnet4", "alexnet6"):
-    module = importlib.import_module(name)
-    network = module.AlexNet()
+def mixed_step(device):
+    """What a step of experiments 4 and 6 computes in --precision mixed."""
+    _, facts = session.open_session(device, "mixed")
+    mnist = data.load()
+    digits, classes = mnist.train_images[:8], mnist.train_labels[:8]
+    labels, seeds = tf.one_hot(classes, 10), tf.constant([[1, 2], [3, 4]], tf.int64)
+    found = {"precision": facts["precision"]}
+    for name in ("alexnet4", "alexnet6"):
+        module = importlib.import_module(name)
+        network = module.AlexNet()
 
-    def step(digits):
-        with tf.GradientTape() as tape:
-            layers = network(resize_tensorflow(digits), seeds, training=True)
-            loss = module.naive_loss(layers["output"], labels)
-        gradients = tape.gradient(loss, network.trainable_variables)
-        return loss, layers["output"], gradients[0]
+        def step(digits):
+            with tf.GradientTape() as tape:
+                layers = network(resize_tensorflow(digits), seeds, training=True)  # noqa: B023
+                loss = module.naive_loss(layers["output"], labels)  # noqa: B023
+            return loss, layers["output"], tape.gradient(loss, network.trainable_variables)[0]  # noqa: B023
 
-    loss, logits, gradient = tf.function(step)(mnist.train_images[:8])
-    running = [value.numpy() for value in getattr(network, "running_variances", {}).values()]
-    exact = module.naive_loss(tf.constant(logits.numpy()), labels)  # eager: never rewritten
-    reference = step(mnist.train_images[:8])[1]
-    source = TensorFlowInput(mnist.train_images[:8], mnist.train_labels[:8])
-    evaluate = compile_steps(network, module.naive_loss, source, source, xla=False)[1]
-    (element,) = source.batches(np.arange(8, dtype=np.int32)[np.newaxis])
-    measured = BatchMetrics.from_vector(evaluate(element, seeds))
-    found[name] = {
-        "measured": [measured.loss, *(float(tf.cast(measured.loss, half)) for half in (tf.bfloat16, tf.float16))],
-        "loss": abs(float(loss / exact) - 1),
-        "logits": float(tf.norm(logits - reference) / tf.norm(reference)),
-        "running": [float(np.mean(value == tf.cast(tf.cast(value, tf.float16), tf.float32))) for value in running],
-        "dtypes": sorted({loss.dtype.name, logits.dtype.name, gradient.dtype.name}),
-    }
+        loss, logits, gradient = tf.function(step)(digits)
+        running = [value.numpy() for value in getattr(network, "running_variances", {}).values()]
+        exact = module.naive_loss(tf.constant(logits.numpy()), labels)  # eager: never rewritten
+        reference = step(digits)[1]
+        source = TensorFlowInput(digits, classes)
+        evaluate = compile_steps(network, module.naive_loss, source, source, xla=False)[1]
+        (batch,) = source.batches(np.arange(8, dtype=np.int32)[np.newaxis])
+        measured = BatchMetrics.from_vector(evaluate(batch, seeds))
+        found[name] = {
+            "measured": [measured.loss, *(float(tf.cast(measured.loss, half)) for half in (tf.bfloat16, tf.float16))],
+            "loss": abs(float(loss / exact) - 1),
+            "logits": float(tf.norm(logits - reference) / tf.norm(reference)),
+            "running": [float(np.mean(value == tf.cast(tf.cast(value, tf.float16), tf.float32))) for value in running],
+            "dtypes": sorted({loss.dtype.name, logits.dtype.name, gradient.dtype.name}),
+        }
 
-def moments(outputs):
-    fused = tf.compat.v1.nn.fused_batch_norm(outputs, tf.ones([96]), tf.zeros([96]))
-    return *tf.nn.moments(outputs, [0, 1, 2]), *fused[1:]
+    def moments(outputs):
+        fused = tf.compat.v1.nn.fused_batch_norm(outputs, tf.ones([96]), tf.zeros([96]))
+        return *tf.nn.moments(outputs, [0, 1, 2]), *fused[1:]
 
-def convolved(kernel):
-    outputs = tf.nn.conv2d(resize_tensorflow(mnist.train_images[:8]), kernel, 4, "VALID")
-    return outputs, *moments(outputs)
+    def convolved(kernel):
+        outputs = tf.nn.conv2d(resize_tensorflow(digits), kernel, 4, "VALID")
+        return outputs, *moments(outputs)
 
-outputs, *found["moments"] = tf.function(convolved)(tf.random.normal([11, 11, 1, 96]) + 1)
-exact = moments(tf.constant(outputs.numpy()))
-found["moments"] = [float(np.abs(ours / theirs - 1).max()) for ours, theirs in zip(found["moments"], exact)]
-print(json.dumps(found))
-"""
-
-
-def python(code, *arguments, **environment):
-    """Run code in a process of its own, in the repository's root; returns the finished process."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-    )
+    outputs, *computed = tf.function(convolved)(tf.random.normal([11, 11, 1, 96]) + 1)
+    exact = moments(tf.constant(outputs.numpy()))
+    found["moments"] = [float(np.abs(ours / theirs - 1).max()) for ours, theirs in zip(computed, exact)]
+    return found
 
 
 def assert_mixed_keeps_the_loss_and_the_moments_in_float32(device, dtype):
-    done = python(MIXED, device)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = in_process(mixed_step, device)
     assert found["precision"] == f"mixed {dtype}"
     for name in ("alexnet4", "alexnet6"):
-        assert found[name]["logits"] > 1e-4  # the products did run in 16 bits
+        assert found[name]["logits"] > 1e-4  # the products were computed in 16 bits
         assert found[name]["loss"] < 1e-6  # 16 bits would round it to 2 or 3 digits
         assert found[name]["dtypes"] == ["float32"]
         loss, *rounded = found[name]["measured"]
         assert loss not in rounded
     assert len(found["moments"]) == 4 and max(found["moments"]) < 1e-5
     running = found["alexnet6"]["running"]
-    assert len(running) == 7 and max(running) < 0.1  # few of them happen to be what 16 bits can hold
+    assert len(running) == 7 and max(running) < 0.1  # few happen to be representable in 16 bits
 
 
 @pytest.mark.skipif(not machine.bfloat16(), reason="this processor has no bfloat16 arithmetic")
@@ -109,25 +88,23 @@ def test_mixed_on_the_cpu():
     assert_mixed_keeps_the_loss_and_the_moments_in_float32("cpu", "bfloat16")
 
 
+def mixed_errors(experiment):
+    session.open_session("cpu", "mixed")
+    return parity.mixed_errors(experiment)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not machine.bfloat16(), reason="this processor has no bfloat16 arithmetic")
 @pytest.mark.parametrize("experiment", (2, 6))
-def test_a_mixed_step_is_the_article_s_except_for_rounding(experiment):
-    code = "import sys; from tests import parity; parity.print_mixed([int(sys.argv[1])])"
-    done = python(code, str(experiment))
-    assert done.returncode == 0, done.stderr
-    _, _, *rows = done.stdout.splitlines()
-    errors = [float(error) for row in rows for error in row.split()[-3:]]
+def test_a_mixed_step_equals_the_article_s_up_to_rounding(experiment):
+    found = in_process(mixed_errors, experiment)
+    errors = [error for columns in found.values() for error in columns.values()]
     assert len(errors) == 6 and 1e-3 < max(errors) < parity.MIXED_BOUND
 
 
 @pytest.mark.gpu
 def test_mixed_on_the_gpu():
     assert_mixed_keeps_the_loss_and_the_moments_in_float32("gpu", "float16")
-
-
-def flags(*given):
-    return parse("x.py", None, list(given))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +166,7 @@ def test_a_missing_gpu_is_explained(visible, node, driver, fix, monkeypatch, tmp
         session.choose_gpu("gpu")
 
 
-def test_tf32_is_what_the_card_has():
+def test_tf32_needs_compute_capability_8():
     assert [machine.has_tf32({"compute_capability": version}) for version in ((7, 5), (8, 0), (12, 0))] == [0, 1, 1]
     assert not machine.has_tf32({})
 
@@ -204,7 +181,6 @@ def test_the_processor_s_name_includes_its_generation(monkeypatch):
     assert machine.cpu_name() == platform.machine()
 
 
-BAD_FLAG = {"TF_XLA_FLAGS": "--no_such=1"}
 FACTS = {
     "device": "CPU",
     "device_name": "A processor",
@@ -241,11 +217,14 @@ def test_stderr_is_dropped_on_success_and_kept_on_failure(capfd):
 
 
 @pytest.mark.slow
-def test_importing_tensorflow_is_quiet_and_failures_are_not():
-    done = python("import alexnet1")
+def test_importing_tensorflow_is_quiet_and_failures_are_not(tmp_path):
+    def run(*command):
+        return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=env)
+
+    env = {**os.environ, "TF_XLA_FLAGS": "--no_such=1"}  # TensorFlow itself ends the process once it opens a session
+    done = run("-c", "import alexnet1")
     assert (done.stdout, done.stderr) == ("", "")
-    flags = ["--device", "cpu", "--epochs", "1"]  # TensorFlow itself ends the process
-    done = python(f"import sys; sys.argv[1:] = {flags}; import alexnet1 as a; a.run(a.AlexNet, {{}}, None)", **BAD_FLAG)
+    done = run("alexnet1.py", "--device", "cpu", "--results-dir", str(tmp_path))
     assert done.returncode == 1 and "Unknown flag in TF_XLA_FLAGS: --no_such=1" in done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
 
@@ -260,31 +239,31 @@ def test_a_precision_that_tensorflow_does_not_compute_in_is_refused(monkeypatch)
         session.require_precision("float32")
 
 
-OPEN = """
-import sys
-from common import session
-from common.cli import user_errors
-session.bfloat16 = lambda: "avx512_bf16"  # oneDNN rounds on other processors, too, only slowly
-with user_errors():
-    for precision in sys.argv[1:]:
+def open_sessions(*precisions):
+    """(precision, threads, environment, whether no random number was drawn) of sessions that follow each other."""
+    session.bfloat16 = lambda: "avx512_bf16"  # oneDNN also rounds on other processors, only slowly
+    found = []
+    for precision in precisions:
         facts = session.open_session("cpu", precision, seed=3)[1]
-        print(facts["precision"], facts["threads"], facts["environment"])
-        drawn = [session.tf.random.normal([2]).numpy().tolist()]
-        session.tf.random.set_seed(3)
-        print(drawn == [session.tf.random.normal([2]).numpy().tolist()])
-"""
+        drawn = tf.random.normal([2]).numpy().tolist()
+        tf.random.set_seed(3)
+        undrawn = drawn == tf.random.normal([2]).numpy().tolist()
+        found.append((facts["precision"], facts["threads"], facts["environment"], undrawn))
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorFlow has the rewrite on x86_64 alone")
-def test_a_run_computes_in_the_precision_that_it_records():
-    """Nor does what is tried out before it draw any of its random numbers."""
-    done = python(OPEN, "mixed", TF_ENABLE_ONEDNN_OPTS="0")
-    assert done.returncode == 2 and done.stdout == "" and "set TF_ENABLE_ONEDNN_OPTS=1" in done.stderr
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorFlow has the rewrite only on x86_64")
+def test_a_run_computes_in_the_precision_that_it_records(monkeypatch):
+    """And the operations that test the device draw none of the run's random numbers."""
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    with pytest.raises(UserError, match="set TF_ENABLE_ONEDNN_OPTS=1"):
+        in_process(open_sessions, "mixed")
     given = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_NUM_INTRAOP_THREADS": "5"}
-    done = python(OPEN, "float32", "mixed", "float32", **given)
-    mixed, float32 = [f"mixed bfloat16 5 {given}", "True"], [f"float32 5 {given}", "True"]
-    assert done.returncode == 0 and done.stdout.splitlines() == float32 + mixed + float32, done.stderr
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    mixed, float32 = ("mixed bfloat16", 5, given, True), ("float32", 5, given, True)
+    assert in_process(open_sessions, "float32", "mixed", "float32") == [float32, mixed, float32]
 
 
 def test_variables_that_change_digits_are_facts(monkeypatch):
@@ -298,7 +277,7 @@ def test_variables_that_change_digits_are_facts(monkeypatch):
     assert machine.environment(ours=REWRITE_LISTS) == given
 
 
-def test_the_threads_are_those_in_force(monkeypatch):
+def test_the_number_of_threads_is_the_one_in_use(monkeypatch):
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
     available = machine.threads()
     assert available >= 1
@@ -307,11 +286,11 @@ def test_the_threads_are_those_in_force(monkeypatch):
         assert machine.threads() == threads
 
 
-def test_a_working_device_fails_nothing_and_no_random_number_is_drawn():
+def test_a_working_device_passes_and_no_random_number_is_drawn():
     drawn = []
-    for try_out in lambda: None, lambda: session.first_failure("/CPU:0", xla=True):
+    for attempt in lambda: None, lambda: session.first_failure("/CPU:0", xla=True):
         tf.random.set_seed(3)
-        assert try_out() is None
+        assert attempt() is None
         drawn.append(tf.random.normal([4]).numpy().tolist())
     assert drawn[0] == drawn[1]
 
@@ -341,7 +320,7 @@ LOST = "{{function_node __wrapped__X}} DNN library initialization failed. [Op:Co
 )
 @pytest.mark.parametrize("device", ["auto", "gpu"])
 def test_a_broken_gpu_is_one_line_before_training(device, broken, error, words, monkeypatch, capfd):
-    """As TensorFlow 2.21 has it with a card that it has no kernels for, which it lists all the same."""
+    """As in TensorFlow 2.21 on a card that it lists although it has no kernels for it."""
 
     def fails(*_, **__):
         os.write(2, b"many lines")

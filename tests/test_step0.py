@@ -1,4 +1,4 @@
-"""The signal at step 0: weights scaled as if drawn otherwise, the fit, and the committed table."""
+"""The signal at step 0: weights scaled as if drawn with another stddev, the fit, and the committed table."""
 
 from common.plots.pictures import fingerprint
 from conftest import ROOT

@@ -1,4 +1,4 @@
-"""The study runs what is missing, skips what is complete, stops when asked and ends in 0 only if all went well."""
+"""The study runs what is missing, skips what is complete, stops when asked, and exits with 0 only if all is well."""
 
 import fcntl
 import gzip
@@ -30,7 +30,7 @@ def study(folder, *flags, more=(), **options):
 
 
 def finished(folder, name, seconds=1.0):
-    """The files of a complete run that took this many seconds."""
+    """Write the files of a complete run that took this many seconds."""
     results.write_csv(folder / f"{name}.csv", [results.Row(epoch, 2.3, 0.1) for epoch in (1, 2)])
     results.write_record(folder / f"{name}.json", {"complete": True, "wall_seconds": seconds})
 
@@ -143,7 +143,7 @@ def test_a_terminal_shows_what_the_script_shows(tmp_path):
     try:
         while part := os.read(here, 4096):
             shown += part
-    except OSError:  # Linux: nobody holds the other end any more
+    except OSError:  # Linux: the other end is closed
         pass
     assert process.wait() == 0
     lines = shown.decode().replace("\r", "\n").splitlines()
@@ -156,10 +156,10 @@ def test_status(tmp_path):
     finished(tmp_path, name, seconds=20)
     results.write_csv(tmp_path / f"{name}-seed1.csv", [results.Row(1, 2.3, 0.1)])
     results.write_record(tmp_path / f"{name}-seed1.json", {"complete": False, "wall_seconds": 30})
-    for seed, whole in (2, "csv"), (3, "json"):  # one of the two cut off
+    for seed, intact in (2, "csv"), (3, "json"):  # the other file is cut off
         finished(tmp_path, f"{name}-seed{seed}")
         for path in tmp_path.glob(f"{name}-seed{seed}.*"):
-            path.write_bytes(path.read_bytes()[: None if whole in path.name else -3])
+            path.write_bytes(path.read_bytes()[: None if intact in path.name else -3])
     finished(tmp_path, f"alexnet2-fused-{NAME}-mixed-seed1")
     before = sorted(tmp_path.rglob("*"))
     process = study(tmp_path, "--only", "2", "--seeds", "4", "--status")
@@ -190,7 +190,7 @@ def test_status(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input(flags, words, tmp_path):
+def test_bad_input_is_one_line(flags, words, tmp_path):
     flags, more = (flags, []) if flags[0] != "--" else ([], flags[1:])
     process = study(tmp_path, *flags, more=more)
     out, err = process.communicate()

@@ -115,7 +115,7 @@ def test_numbers_take_five_characters(value, text):
     assert len(format_number(value)) <= 5
 
 
-def test_tables_of_others_keep_their_padding(tmp_path):
+def test_tabulate_s_padding_is_restored(tmp_path):
     make_run(tmp_path, "alexnet2", plateau(2))
     before = tabulate.tabulate([[1, 2]], ["first", "second"])
     comparison(load_groups([tmp_path]))
