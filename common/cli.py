@@ -35,6 +35,11 @@ def say(text):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
+def no_bar():
+    """The value of tqdm's disable: True if TQDM_DISABLE is set, else None, a bar on a terminal only."""
+    return os.environ.get("TQDM_DISABLE", "") not in ("", "0") or None
+
+
 def on_signals(handler):
     """Install handler(number, frame) for Ctrl-C, SIGTERM and SIGHUP; returns {number: previous handler}."""
     ignored = [number for number in SIGNALS[1:] if signal.getsignal(number) == signal.SIG_IGN]  # nohup: SIGHUP

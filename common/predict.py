@@ -20,7 +20,7 @@ import warnings
 
 from common import arguments, data
 from common.checkpoint import load, restore
-from common.cli import Parser, UserError, say, user_errors
+from common.cli import Parser, UserError, no_bar, say, user_errors
 from common.ink import SEVERAL, find_ink, shrink
 from common.input import resize_tensorflow
 from common.results import read_record
@@ -294,7 +294,7 @@ def check_picture(picture, paths):
 
 def prepare(paths, complain):
     """Yield lists of up to BATCH_SIZE (path, digit, notes); call complain(message) for an image without a digit."""
-    with tqdm(paths, unit=" images", leave=False, disable=None if len(paths) > BATCH_SIZE else True) as bar:
+    with tqdm(paths, unit=" images", leave=False, disable=no_bar() if len(paths) > BATCH_SIZE else True) as bar:
         prepared = []
         for number, path in enumerate(bar, 1):
             try:

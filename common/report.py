@@ -3,11 +3,10 @@
 import contextlib
 import datetime
 import math
-import os
 import textwrap
 import time
 
-from common.cli import say
+from common.cli import no_bar, say
 from common.machine import gpu_missing, nvidia_present
 from tqdm import tqdm
 
@@ -68,7 +67,7 @@ class Progress:
             initial=done,
             desc=f"epoch {epoch}/{self.epochs}",
             unit=" images",
-            disable=os.environ.get("TQDM_DISABLE", "") not in ("", "0") or None,
+            disable=no_bar(),
             leave=False,
             dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}% |{bar}| {rate_noinv_fmt}{postfix}",

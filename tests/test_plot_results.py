@@ -288,7 +288,7 @@ def test_an_eighth_experiment(tmp_path):
 def test_a_notebook_s_matplotlib_backend_is_ignored(tmp_path):
     """Cells pass on MPLBACKEND, for a module that the script's environment may lack, and %run a stdout of their own."""
     make_run(tmp_path, "alexnet2", plateau(3))
-    environment = {**os.environ, "MPLBACKEND": "module://no_such.backend"}
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     code = "import runpy, sys; from types import SimpleNamespace; out = sys.stdout; sys.argv.pop(0); "
     code += "sys.stdout = SimpleNamespace(write=out.write, flush=out.flush); "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"

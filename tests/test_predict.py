@@ -444,3 +444,12 @@ def test_bad_input_is_one_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"predict.py: error: {tmp_path / 'text.png'}: not an image")
+
+
+def test_tqdm_disable_turns_the_bar_off(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(predict, "BATCH_SIZE", 1)
+    for value, bar in {"1": False, "0": True, "": True}.items():
+        monkeypatch.setenv("TQDM_DISABLE", value)
+        assert not list(predict.prepare([Path("missing.png")] * 2, lambda message: None))
+        assert ("images" in capsys.readouterr().err) == bar

@@ -34,6 +34,8 @@ def test_script(number, tmp_path, mnist):
     assert [row.epoch for row in rows] == [1, 2]
     assert record["experiment"] == f"alexnet{number}" and record["complete"]
     assert record["name"] == f"alexnet{number}-train16-test20-batch8-epochs2"
+    sizes = "--epochs 2 --batch-size 8 --train-size 16 --test-size 20"
+    assert record["command"] == f"python alexnet{number}.py {sizes} --device cpu"
     if number in (1, 7):
         zeros = (mnist.test_labels[:20] == 0).mean()
         assert all(math.isnan(row.loss) and row.accuracy == zeros for row in rows)
