@@ -75,7 +75,8 @@ def require_working_gpu(wanted, xla, details, build):
     if failure is None:
         return
     operation, error = failure
-    reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", str(error).strip().partition("\n")[0])
+    noise = r"\{\{.*?\}\} ?| Look at the errors above for more details\.?| \[Op:.*"
+    reason = re.sub(noise, "", str(error).strip().partition("\n")[0])
     card = details.get("device_name", "the GPU")
     if isinstance(error, tf.errors.ResourceExhaustedError) or "out of memory" in str(error).lower():
         raise UserError(f"--device {wanted}: {card} has no memory left ({reason}); {FREE_MEMORY}")

@@ -181,6 +181,19 @@ def test_every_file_that_is_named_is_there():
     assert missing == []
 
 
+def test_the_reading_order_is_that_of_the_imports():
+    order = re.findall(r"^\| `(\w+)\.py` \|", COMMON, re.M)
+    paths = {path.stem: path for path in (ROOT / "common").glob("[a-z]*.py")}
+    assert sorted(order) == sorted(paths)
+    for place, name in enumerate(order):
+        nodes = [
+            node for node in ast.walk(ast.parse(paths[name].read_text("utf-8"))) if isinstance(node, ast.ImportFrom)
+        ]
+        used = {node.module.removeprefix("common.") for node in nodes if node.module.startswith("common.")}
+        used |= {alias.name for node in nodes if node.module == "common" for alias in node.names}
+        assert used <= {*order[:place], "plots"}, name
+
+
 def test_the_pages_are_short():
     assert len(README.splitlines()) <= 180 and len(CHINESE.splitlines()) <= 90
 
