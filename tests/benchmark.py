@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 import platform
 import resource
+import runpy
 import shlex
 import statistics
 import subprocess
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 
-from common.cli import Parser, run_script
+from common.cli import Parser
 from common.commit import git_commit
 from common.machine import cpu_name
 
@@ -143,15 +144,11 @@ def sample_run(started, experiment, device, precision, train_size, epochs, steps
     training.Training.run = timed("run", training.Training.run)
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--device {device} --precision {precision} --train-size {train_size} --epochs {epochs}"
-        run_script(ROOT / f"alexnet{experiment}.py", [*flags.split(), "--results-dir", folder])
+        sys.argv = [f"alexnet{experiment}.py", *flags.split(), "--results-dir", folder]
+        runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     step, evaluation, run = (sum(seconds for _, seconds in calls[part]) for part in calls)
-    found = {
-        "first": calls["step"][0][0],
-        "steps": len(calls["step"]),
-        "step": step,
-        "outside": run - step - evaluation,
-    }
-    return found | {"peak": peak(device == "gpu", None)}
+    found = {"first": calls["step"][0][0], "steps": len(calls["step"]), "peak": peak(device == "gpu", None)}
+    return {**found, "step": step, "outside": run - step - evaluation}
 
 
 def describe_machine(device):
