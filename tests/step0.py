@@ -106,26 +106,25 @@ def exponent(gradients, iterations):
 
 def draw(points):
     """The picture of a list of (Network, gradient, iterations of plateau), as a figure; expected ones are bars."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        for network, gradient, ends in points:
-            style = base_style(int(network.script[-1]))
-            for end in filter(None, ends):
-                axes.plot(gradient, end, linestyle="", **style)
-            if network.expected:
-                axes.plot([gradient] * 2, network.expected, color=style["color"], linewidth=5, alpha=0.3)
-            known = [*filter(None, ends)] or network.expected
-            place = dict(xytext=(6, 4)) if network.factors else dict(xytext=(-6, -10), ha="right")
-            axes.annotate(
-                network.label, (gradient, max(known)), textcoords="offset points", color="#666666", fontsize=9, **place
-            )
-        axes.set(xscale="log", yscale="log", xlabel="norm of conv1's gradient at the initial values")
-        axes.set(ylabel="iterations of plateau", title="The weaker the first gradient, the longer the plateau")
-        axes.plot([], [], "o", color="#666666", label="measured")
-        axes.plot([], [], color="#666666", linewidth=5, alpha=0.3, label="expected before the run")
-        axes.margins(x=0.12)
-        axes.legend()
-        return figure
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for network, gradient, ends in points:
+        style = base_style(int(network.script[-1]))
+        for end in filter(None, ends):
+            axes.plot(gradient, end, linestyle="", **style)
+        if network.expected:
+            axes.plot([gradient] * 2, network.expected, color=style["color"], linewidth=5, alpha=0.3)
+        known = [*filter(None, ends)] or network.expected
+        place = dict(xytext=(6, 4)) if network.factors else dict(xytext=(-6, -10), ha="right")
+        axes.annotate(
+            network.label, (gradient, max(known)), textcoords="offset points", color="#666666", fontsize=9, **place
+        )
+    axes.set(xscale="log", yscale="log", xlabel="norm of conv1's gradient at the initial values")
+    axes.set(ylabel="iterations of plateau", title="The weaker the first gradient, the longer the plateau")
+    axes.plot([], [], "o", color="#666666", label="measured")
+    axes.plot([], [], color="#666666", linewidth=5, alpha=0.3, label="expected before the run")
+    axes.margins(x=0.12)
+    axes.legend()
+    return figure
 
 
 def measure():
@@ -159,7 +158,8 @@ def main():
     known = [(gradient, end) for network, gradient, ends in points if network.label != "6" for end in ends if end]
     print("Without 6, which has batch norm: iterations of plateau ~ gradient ^ ", end="")
     print("{:.2f} ± {:.2f}, n = {} runs".format(*exponent(*zip(*known)), len(known)))
-    save(draw(points), RESULTS / "step0.png")
+    with plt.rc_context(STYLE):
+        save(draw(points), RESULTS / "step0.png")
 
 
 if __name__ == "__main__":
