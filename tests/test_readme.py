@@ -2,7 +2,6 @@
 
 import ast
 from collections import Counter
-import csv
 import difflib
 import json
 import math
@@ -11,6 +10,7 @@ import re
 import subprocess
 from types import SimpleNamespace
 
+from common.plots.curves import article
 from common.results import Iteration, read_csv
 import conftest
 from conftest import ROOT
@@ -45,13 +45,6 @@ def record(name):
     return json.loads((ROOT / "results" / f"{name}.json").read_text("utf-8"))
 
 
-def article(number):
-    """{epoch: (loss, accuracy)} of the article."""
-    with open(ROOT / "results" / "article.csv", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["experiment"] == str(number)]
-    return {int(row["epoch"]): (float(row["loss"]), float(row["accuracy"])) for row in rows}
-
-
 SEEDS = ("", "-seed1", "-seed2", "-seed3", "-seed4")
 OURS = ("alexnet1", "alexnet2", "alexnet3", "alexnet4-mixed", "alexnet5-mixed", "alexnet6-mixed", "alexnet7")
 BEST = ["", *(max(row.accuracy for row in curve(name)) for name in OURS)]
@@ -70,7 +63,7 @@ def test_the_table_is_what_plot_results_prints(capsys):
 
 @pytest.mark.parametrize("number", range(1, 8))
 def test_the_short_table_is_that_of_the_curves(number):
-    ours, theirs = curve(OURS[number - 1]), article(number)
+    ours, theirs = curve(OURS[number - 1]), article()[number]
     learned = [
         next((row[0] for row in rows if row[1] < 0.95 * 1000 * math.log(10)), "never")
         for rows in ([(epoch, loss) for epoch, (loss, _) in theirs.items()], [(row.epoch, row.loss) for row in ours])
