@@ -1,6 +1,7 @@
 """The seven networks: shapes, parameter counts, initial values, learning rates, groups, batch norm, dropout."""
 
 import importlib
+import inspect
 import math
 
 from common.step import LAYERS
@@ -226,3 +227,5 @@ def test_three_differs_from_two_only_in_the_rate():
     tf.random.set_seed(5)
     three = alexnet3.AlexNet()
     assert all(np.array_equal(a, b) for a, b in zip(two.variables, three.variables))
+    for part in "AlexNet", "weight", "bias", "naive_loss", "fused_loss":
+        assert inspect.getsource(getattr(alexnet2, part)) == inspect.getsource(getattr(alexnet3, part))
