@@ -11,7 +11,6 @@ loss.png the article's figures are hollow markers. gap.png and iterations.png
 are about the NaNs, and also show runs with the fused loss.
 """
 
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
 from common.cli import Parser, UserError, user_errors
@@ -26,7 +25,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def parse(arguments):
     """The flags as a namespace."""
-    parser = Parser(prog="plot_results.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, prog="plot_results.py")
     parser.add_argument("paths", nargs="*", type=Path, metavar="CSV or FOLDER", help="what to plot (results/)")
     parser.add_argument("--all", action="store_true", help="draw every run: shortened ones, both precisions, ...")
     parser.add_argument("--no-article", action="store_true", help="draw only our curves")

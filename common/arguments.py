@@ -1,12 +1,9 @@
 """The flags of all seven scripts. They say how to run; what an experiment is about is a constant in its script."""
 
 import argparse
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 import re
 import shlex
-import shutil
-import textwrap
 
 from common.cli import Parser
 
@@ -49,21 +46,9 @@ def device(text):
     return text
 
 
-def wrap_docstring(docstring):
-    """A script's docstring wrapped to the terminal, with hanging indents below each field."""
-    width = shutil.get_terminal_size().columns - 2
-    lines = []
-    for line in docstring.splitlines():
-        field = re.match(r"\w+: +", line)
-        lines += textwrap.wrap(line, width, subsequent_indent=" " * len(field[0] if field else "")) or [""]
-    return "\n".join(lines)
-
-
 def parse(script, description, arguments=None):
     """The flags of one run as a namespace; a bad one ends the process with one line on stderr and exit code 2."""
-    parser = Parser(
-        prog=script, description=wrap_docstring(description or ""), formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = Parser(description or "", prog=script)
     add = parser.add_argument
     add("--epochs", type=integer(1, 100_000), default=50, metavar="N", help="passes over the training images (50)")
     add("--batch-size", type=integer(2, 60_000), default=200, metavar="N", help="images a step (200)")

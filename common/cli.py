@@ -4,9 +4,12 @@ import argparse
 import contextlib
 import os
 from pathlib import Path
+import re
 import runpy
+import shutil
 import signal
 import sys
+import textwrap
 import traceback
 
 from tqdm import tqdm
@@ -19,8 +22,25 @@ class UserError(Exception):
     """Bad input; the message names the file or flag, what is wrong with it and the fix."""
 
 
+def wrap_docstring(docstring):
+    """A docstring wrapped to the terminal, each field and command on a line of its own, with hanging indents."""
+    width = shutil.get_terminal_size().columns - 2
+    lines = []
+    for paragraph in docstring.strip().split("\n\n"):
+        listing = re.search(r"^(\w+: |python )", paragraph, re.MULTILINE)
+        for line in paragraph.splitlines() if listing else [" ".join(paragraph.split())]:
+            field = re.match(r"\w+: +|python .*?  +", line)
+            lines += textwrap.wrap(line, width, subsequent_indent=" " * len(field[0] if field else ""))
+        lines.append("")
+    return "\n".join(lines)
+
+
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, without the usage text."""
+    """An ArgumentParser that shows a docstring in --help, and whose errors are one line, without the usage text."""
+
+    def __init__(self, docstring, **given):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=wrap_docstring(docstring), formatter_class=formatter, **given)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")

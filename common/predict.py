@@ -8,7 +8,6 @@ of any size and colour, dark on light or light on dark. NAME is that of a
 complete run. A ? follows a doubtful digit.
 """
 
-import argparse
 import importlib
 import itertools
 import mimetypes
@@ -307,7 +306,7 @@ def prepare(paths, complain):
 
 
 def main():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="any file of a complete run, with or without its ending")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image, or a folder of images")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="a PNG of what the network saw")

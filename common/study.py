@@ -7,7 +7,7 @@ python -m common.study --status                 what is missing, and the time le
 python -m common.study -- --device cpu          flags after -- are the scripts'
 """
 
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 import contextlib
 from datetime import timedelta
 import os
@@ -136,7 +136,7 @@ def status(runs, *_):
 
 
 def main():
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--seeds", type=arguments.integer(1, 1000), default=5, metavar="N", help="seeds 0 to N-1 (5)")
     add("--only", metavar="N,N", default="1,2,3,4,5,6,7", help="only these experiments, such as 2,3,5")

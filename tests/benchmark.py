@@ -251,7 +251,7 @@ def measure(args, pytorch, experiment, batch, samples):
 
 
 def main():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add, both = parser.add_argument, ["float32", "mixed"]
     add("--experiments", type=int, nargs="+", choices=(2, 5, 6), default=[2, 5, 6], metavar="N", help="of 2 5 6 (all)")
     add("--batches", type=int, nargs="+", default=[200, 50, 800], metavar="N", help="batch sizes (200 50 800)")

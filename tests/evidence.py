@@ -10,6 +10,7 @@ from pathlib import Path
 import re
 import textwrap
 
+from common.cli import Parser
 from common.results import Iteration, read_csv
 import numpy as np
 import tabulate
@@ -133,4 +134,5 @@ def main():
 
 
 if __name__ == "__main__":
+    Parser(__doc__).parse_args()
     main()

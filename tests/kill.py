@@ -17,7 +17,9 @@ import threading
 import time
 import zlib
 
+from common.arguments import integer
 from common.checkpoint import load
+from common.cli import Parser
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ["--device", "cpu", "--train-size", "24", "--test-size", "10", "--batch-size", "4", "--epochs", "8"]
@@ -133,4 +135,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--run"]:
         run_until_killed(*sys.argv[2:])
         sys.exit()
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 30))
+    parser = Parser(__doc__)
+    parser.add_argument("kills", type=integer(1, 100_000), nargs="?", default=30, help="how many (30)")
+    sys.exit(main(parser.parse_args().kills))

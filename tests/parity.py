@@ -5,7 +5,6 @@ python -m tests.parity --mixed     the script in --precision mixed on a CPU agai
 python -m tests.parity --mistakes  mistakes planted in the scripts, and the comparison that catches each
 """
 
-import argparse
 import contextlib
 import functools
 import gc
@@ -16,6 +15,7 @@ import types
 from typing import NamedTuple
 
 from common import data
+from common.cli import Parser
 from common.session import open_session
 from common.step import BatchMetrics, compile_steps
 from common.tensorflow import tf
@@ -572,7 +572,7 @@ def print_mistakes():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--mixed", action="store_true", help="scripts in --precision mixed")
     which.add_argument("--mistakes", action="store_true", help="planted mistakes")

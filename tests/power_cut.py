@@ -6,6 +6,7 @@ The run writes to an ext4 file system in a file. A copy of that file, taken at o
 reached the disk. The copy is mounted, and the run resumes there. A complete run must have its weights intact.
 """
 
+import argparse
 import contextlib
 import os
 from pathlib import Path
@@ -121,4 +122,6 @@ def main(cuts):
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cuts", type=int, nargs="?", default=20, help="how many (20)")
+    sys.exit(main(parser.parse_args().cuts))

@@ -7,9 +7,8 @@ loss and accuracy of each evaluation.
 """
 
 from pathlib import Path
-import sys
 
-from common.cli import UserError, user_errors
+from common.cli import Parser, UserError, user_errors
 from common.results import Iteration, read_csv
 import numpy as np
 
@@ -32,10 +31,12 @@ def compare(one, other):
         yield f"  test, epoch {epoch + 1:<9}{shown}"
 
 
-def main(names):
-    if not names or len(names) % 2:
+def main(arguments=None):
+    parser = Parser(__doc__)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="CSV", help="curves in pairs")
+    paths = parser.parse_args(arguments).paths
+    if len(paths) % 2:
         raise UserError("python -m tests.precision: name curves in pairs, FLOAT32.csv MIXED.csv")
-    paths = [Path(name) for name in names]
     print(f"{'':22}{'float32':>12}{'mixed':>12}   accuracy")
     for pair in zip(paths[::2], paths[1::2]):
         print(f"{pair[0].stem}, {pair[1].stem}", *compare(*map(read, pair)), sep="\n")
@@ -43,4 +44,4 @@ def main(names):
 
 if __name__ == "__main__":
     with user_errors():
-        main(sys.argv[1:])
+        main()

@@ -8,7 +8,6 @@ photographs, drawn by tests/photographs.py, show 50 of them, the same in each ki
 threshold alone, without background subtraction and frames, "marked" answers with a question mark or a note.
 """
 
-import argparse
 from pathlib import Path
 import tempfile
 
@@ -104,7 +103,7 @@ def right(predictor, digits, labels):
 
 
 def main():
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--test-images", type=arguments.integer(1, 9000), default=9000, metavar="N", help="of the 9000")
     parser.add_argument("--photographs", type=arguments.integer(1, 1000), default=50, metavar="N", help="of each kind")

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 
+from common.arguments import integer
+from common.cli import Parser
 from common.results import read_csv, read_record
 
 ROOT = Path(__file__).parent.parent
@@ -42,4 +44,6 @@ def main(epochs):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500)
+    parser = Parser(__doc__)
+    parser.add_argument("epochs", type=integer(10, 100_000), nargs="?", default=500, help="how many (500)")
+    main(parser.parse_args().epochs)

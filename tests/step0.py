@@ -11,10 +11,10 @@ import csv
 import importlib
 import math
 from pathlib import Path
-import sys
 from typing import NamedTuple
 
 from common import data
+from common.cli import Parser
 from common.input import resize_tensorflow
 from common.results import Iteration, read_csv
 from common.step import dropout_seeds
@@ -140,8 +140,10 @@ def measure():
                 writer.writerow([network.label, seed, *(f"{value:.4g}" for value in values)])
 
 
-def main():
-    if "--measure" in sys.argv:
+def main(arguments=None):
+    parser = Parser(__doc__)
+    parser.add_argument("--measure", action="store_true", help="measure results/step0.csv first")
+    if parser.parse_args(arguments).measure:
         measure()
     with open(RESULTS / "step0.csv", encoding="utf-8") as file:
         measured = list(csv.DictReader(file))

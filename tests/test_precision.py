@@ -26,7 +26,7 @@ def test_first_epoch_by_hundreds_and_common_evaluations(tmp_path, capsys):
     ]
 
 
-@pytest.mark.parametrize("names", [[], ["a.csv"], ["a.csv", "b.csv"]])
-def test_unpaired_curves_are_refused(names):
+@pytest.mark.parametrize("names", [["a.csv"], ["a.csv", "b.csv"]])
+def test_unpaired_and_missing_curves_are_refused(names):
     with pytest.raises(UserError):
         precision.main(names)

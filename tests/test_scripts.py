@@ -129,3 +129,9 @@ def test_xla_and_deterministic_runs(tmp_path):
         assert done.returncode == 0, done.stderr
         rows, record = files(tmp_path / str(number))
         assert all(math.isfinite(row.loss) for row in rows) and record[flags[0][2:]] is True
+
+
+@pytest.mark.parametrize("module", ["evidence", "kill", "power_cut", "precision", "soak", "step0"])
+def test_help(module):
+    done = subprocess.run([sys.executable, "-m", f"tests.{module}", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and f"python -m tests.{module}" in done.stdout, done.stderr

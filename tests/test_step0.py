@@ -40,9 +40,8 @@ def test_the_exponent_of_a_power_law():
 
 
 def test_the_committed_table_is_that_of_the_committed_files(capsys, monkeypatch):
-    monkeypatch.setattr(step0.sys, "argv", ["step0"])
     drawn = []
     monkeypatch.setattr(step0, "save", lambda figure, path: drawn.append(fingerprint(figure)))
-    step0.main()
+    step0.main([])
     assert capsys.readouterr().out == (ROOT / "results" / "step0.txt").read_text("utf-8")
     assert drawn == [Image.open(ROOT / "results" / "step0.png").text["Comment"]]
