@@ -4,6 +4,9 @@ python plot_results.py            the seven experiments, from results/
 python plot_results.py FOLDER     those of another folder
 python plot_results.py CSV CSV    only these runs
 
+Runs of several folders are drawn apart, those of all but the first dashed:
+python plot_results.py results/alexnet2.csv mine/alexnet2.csv
+
 Of an experiment that was run in several ways the pictures show the article's
 protocol, in the precision that came furthest; in a folder of shortened runs,
 the run that trained on most images; with --all, every run. In accuracy.png and
@@ -14,7 +17,7 @@ are about the NaNs, and also show runs with the fused loss.
 from pathlib import Path
 
 from common.cli import Parser, UserError, user_errors
-from common.plots.curves import article, comparable_figures, load_groups, most_complete, parse_name
+from common.plots.curves import article, comparable_figures, load_groups, most_complete
 from common.plots.pictures import STYLE, draw_epochs, draw_gap, draw_iterations, fingerprint
 from common.plots.tables import COMPARED, DETAILED, comparison, details
 import matplotlib
@@ -32,19 +35,19 @@ def parse(arguments):
     parser.add_argument("--details", action="store_true", help="also print a line per run: speed, NaN, logit gap")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, and draw nothing")
     parser.add_argument("--show", action="store_true", help="also open a window")
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="for the pictures (FOLDER, or else here)")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="for the pictures (last FOLDER, or else here)")
     args = parser.parse_args(arguments)
     args.paths = args.paths or [RESULTS]
     return args
 
 
 def output_dir(args):
-    """The folder for the pictures: the one that was named or, failing that, plotted, else the current one."""
+    """The folder for the pictures: the one that was named or, failing that, the last one plotted, else this one."""
     if args.output_dir:
         return args.output_dir
-    folder = next((path for path in args.paths if path.is_dir()), Path())
-    if folder.resolve() == RESULTS and folder not in args.paths:
-        raise UserError("the pictures here show all runs; name an --output-dir for those of single runs")
+    folder = next((path for path in reversed(args.paths) if path.is_dir()), Path())
+    if folder.resolve() == RESULTS and [path.resolve() for path in args.paths] != [RESULTS]:
+        raise UserError("the pictures in results/ show its runs alone; name another --output-dir")
     return folder
 
 
@@ -61,7 +64,7 @@ def figures(groups, named, missing_experiments, args):
 
     def chosen(*variants):
         found = groups if args.all else most_complete(groups, variants)
-        return [group for group in groups if group in found or group.key in named] or groups
+        return [group for group in groups if group in found or any(run.path in named for run in group.runs)] or groups
 
     points = {} if args.no_article else comparable_figures(chosen(), missing_experiments)
     made = {field: draw_epochs(chosen(), field, points) for field in ("accuracy", "loss")}
@@ -85,7 +88,7 @@ def main(arguments=None):
         groups = load_groups(args.paths)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; name another CSV or folder") from None
-    named = {parse_name(path) for path in args.paths if not path.is_dir()}
+    named = {path for path in args.paths if not path.is_dir()}
     # In a study's folder, missing experiments are worth reporting.
     full_protocol = any(not group.variant_tags for group in groups)
     missing_experiments = article() if full_protocol and not named else ()

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_the_pictures_of_results_change_only_with_results(tmp_path, monkeypatch,
     main([str(make_run(results / "short", "alexnet4-epochs1", [170.0]).parent)])
     assert pictures(results / "short") == PICTURES and (results / "loss.png").read_text() == "as it was"
     monkeypatch.chdir(results)
-    with pytest.raises(UserError, match="name an --output-dir"):
+    with pytest.raises(UserError, match="name another --output-dir"):
         main(["alexnet4.csv"])
     assert (results / "loss.png").read_text() == "as it was"
     main(["."])
@@ -91,6 +92,23 @@ def test_seven_curves_are_what_a_reader_sees(tmp_path, monkeypatch, capsys):
     assert accuracy == ["2 stddev 0.01 (20 epochs)", notes[0]] and gap is None
     accuracy, _ = legends(tmp_path, monkeypatch, tmp_path, tmp_path / "alexnet2-epochs20.csv")
     assert len(accuracy) == 7 + 1 + 3
+
+
+def test_runs_of_two_folders_are_drawn_apart(tmp_path, monkeypatch, capsys):
+    ours, mine = tmp_path / "results", tmp_path / "mine"
+    committed = make_run(ours, "alexnet2", plateau(3), gap=[9.0] * 10)
+    make_run(ours, "alexnet4", plateau(2))
+    own = make_run(mine, "alexnet2", plateau(5), gap=[8.0] * 10)
+    short = make_run(tmp_path / "short", "alexnet6-train2000", plateau(2)).parent
+    accuracy, gap = legends(tmp_path, monkeypatch, committed, own)
+    assert accuracy[:2] == ["2 stddev 0.01", "2 stddev 0.01, mine"] and gap[:2] == accuracy[:2]
+    table = capsys.readouterr().out
+    assert re.findall(r"^2 (?:ours|mine) +1 +(\d)", table, re.MULTILINE) == ["3", "5"]
+    accuracy, _ = legends(tmp_path, monkeypatch, ours, mine, short, committed)
+    assert accuracy[:4] == [*gap[:2], "4 get_variable", "6 batch norm, short (2,000 images)"]
+    monkeypatch.undo()
+    main([str(ours), str(mine)])
+    assert pictures(mine) == ["accuracy.png", "gap.png", "loss.png"] and pictures(ours) == []
 
 
 @pytest.mark.parametrize("folder", ["results", "results/short"])
@@ -140,11 +158,6 @@ def bad_record(text):
     return write
 
 
-def same_name_twice(folder):
-    make_run(folder / "a", "alexnet2", [1.0])
-    return make_run(folder / "b", "alexnet2", [2.0]), folder / "a"
-
-
 SHORT_HEADER = "epoch,loss,accuracy\n"
 BAD = {
     "empty": (lambda folder: (folder / "alexnet2.csv").touch() or folder, "line 1: the columns do not begin"),
@@ -163,7 +176,6 @@ BAD = {
     "long path": (lambda folder: folder / ("x" * 300), "name"),
     "name": (bad_name, "alexnet2 (copy).csv: not a run's name"),
     "folder as CSV": (lambda folder: (folder / "alexnet2.csv").mkdir() or folder, "name a CSV that a run has written"),
-    "same name": (same_name_twice, "has the same name"),
     "no JSON": (bad_record("{"), "alexnet2.json: "),
     "record of numbers": (bad_record('{"complete": true, "nan_weights": 5}'), "not a run's record"),
     "record without flags": (bad_record('{"complete": false, "nan_weights": null}'), "not a run's record"),

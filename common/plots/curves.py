@@ -53,25 +53,27 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The runs of an experiment that differ only in their seeds.
+    """The runs of an experiment in one folder that differ only in their seeds.
 
     number   of the experiment
     tags     how they differ from the article's protocol, in the order of their names: ("fused", "mixed")
     runs     list of Run
-    variant  the tags that a picture shows (pictures.styled)
+    folder   of the runs; empty for those of the first folder
+    variant  the tags and the folder that a picture shows (pictures.styled)
     style    the properties of its line in a picture (pictures.styled)
     """
 
     number: int
     tags: tuple[str, ...]
     runs: list[Run]
+    folder: str = ""
     variant: str = ""
     style: dict = field(default_factory=dict)
 
     @property
     def key(self):
-        """What identifies a group: (number, tags)."""
-        return self.number, self.tags
+        """What identifies a group: (number, tags, folder)."""
+        return self.number, self.tags, self.folder
 
     @property
     def mixed(self):
@@ -105,10 +107,11 @@ class Group:
     @property
     def label(self):
         """The group in a legend: 2 stddev 0.01 (5 seeds, 1 unfinished), 7 fused (20,000 images, 1 epoch)."""
-        tags = self.variant.split()
+        tags = self.variant.removesuffix(self.folder).split()
         name = " ".join([str(self.number), *(tag for tag in tags if not SHORTENED.fullmatch(tag))])
         if name == str(self.number):
             name += f" {title(self.number)}"
+        name += f", {self.folder}" * bool(self.folder)
         notes = [in_words(tag) for tag in tags if SHORTENED.fullmatch(tag)]
         notes += [f"{len(self.runs)} seeds"] * (len(self.runs) > 1) + self.unfinished_note()
         return f"{name} ({', '.join(notes)})" if notes else name
@@ -175,20 +178,24 @@ def find_curves(path):
 
 
 def load_groups(paths):
-    """Return a list of Group of CSV files and folders, in the order of the experiments.
+    """Return a list of Group of CSV files and folders, by experiment, then by folder.
 
-    Raises UserError for a missing path or a file that is not a run's, and where a folder has no run or two files the
-    same name.
+    Raises UserError for a missing path or a file that is not a run's, and where a folder has no run.
     """
-    groups, files = {}, {}
+    groups, folders, loaded = {}, {}, set()
     for file in (file for path in paths for file in find_curves(path)):
         number, tags = parse_name(file)
-        if file.name not in files:
-            files[file.name] = file
-            groups.setdefault((number, tags), Group(number, tags, [])).runs.append(load_run(file))
-        elif not files[file.name].samefile(file):
-            raise UserError(f"{file}: {files[file.name]} has the same name; rename one, or plot them apart")
-    return sorted(groups.values(), key=lambda group: (group.number, group.variant_tags, group.tags))
+        parent = file.parent.resolve()
+        if parent not in folders:
+            apart = parent.name not in [known.name for known in folders]
+            folders[parent] = (parent.name if apart else str(file.parent)) if folders else ""
+        folder = folders[parent]
+        if file.resolve() not in loaded:
+            loaded.add(file.resolve())
+            group = groups.setdefault((number, tags, folder), Group(number, tags, [], folder))
+            group.runs.append(load_run(file))
+    order = list(folders.values())
+    return sorted(groups.values(), key=lambda g: (g.number, order.index(g.folder), g.variant_tags, g.tags))
 
 
 def title(number):
@@ -205,14 +212,15 @@ def title(number):
 def most_complete(groups, variants=()):
     """Return the groups that follow the article's protocol except for precision and variants, such as fused.
 
-    Of an experiment in two precisions, the one that came further, has more runs, or is in float32. If no group follows
-    the protocol, the shortened ones instead, of each experiment the one that trained on most images.
+    Of an experiment in two precisions, the one that came further, has more runs, or is in float32. If no group of a
+    folder follows the protocol, the shortened ones instead, of each experiment the one that trained on most images.
     """
     protocol, best = {"mixed", *variants}, {}
     full = [group for group in groups if protocol.issuperset(group.tags)]
     shortened = [group for group in groups if all(tag in protocol or SHORTENED.fullmatch(tag) for tag in group.tags)]
-    for group in full or shortened:
-        kind = group.number, set(variants).isdisjoint(group.tags)
+    in_full = {group.folder for group in full}
+    for group in full + [group for group in shortened if group.folder not in in_full]:
+        kind = group.folder, group.number, set(variants).isdisjoint(group.tags)
         best[kind] = max(best.get(kind, group), group, key=completeness)
     return [group for group in groups if group in best.values()]
 

@@ -1,8 +1,8 @@
 """The pictures of groups of runs: test loss, test accuracy, and how far apart the logits lie.
 
 A group's line is the median of its runs, its band their range, both over finite values; the line stops where less than
-half of the runs have one. A group that deviates from the article's protocol is dashed. Where lines coincide, their
-colours alternate.
+half of the runs have one. A group that deviates from the article's protocol, or is of another folder than the first, is
+dashed. Where lines coincide, their colours alternate.
 """
 
 from dataclasses import replace
@@ -73,8 +73,9 @@ def styled(groups):
     """
     keys, shown = {group.key for group in groups}, []
     for group in groups:
-        in_float32_too = group.mixed and (group.number, group.variant_tags) in keys
-        variant = " ".join(group.tags if in_float32_too else group.variant_tags)
+        in_float32_too = group.mixed and (group.number, group.variant_tags, group.folder) in keys
+        tags = group.tags if in_float32_too else group.variant_tags
+        variant = " ".join([*tags, group.folder]).rstrip()
         dashes = sum(other.number == group.number and bool(other.variant) for other in shown)
         shown.append(replace(group, variant=variant, style=line_style(group.number, variant, dashes)))
     return shown
@@ -168,7 +169,7 @@ def name_row(axes, row, height, line_height):
     """
     end, across = row[0][0], max(across for _, across, _ in row)
     row = sorted(row, key=lambda end: end[2].key)
-    names = [f"{group.number}{' fused' * ('fused' in group.tags)}" for *_, group in row]
+    names = [f"{group.number}{' fused' * ('fused' in group.tags)} {group.folder}".rstrip() for *_, group in row]
     moved = across > 0.85 and abs(height - end) > line_height / 4
     x = 1.03 if moved else 1.01
     if across <= 0.85:

@@ -89,7 +89,8 @@ def nan_kind(run):
 def group_lines(group, separator):
     """Return the lines of a group in the table: the median of its runs and, if they differ, the lowest and highest."""
     curves = [{row.epoch: (row.loss, row.accuracy) for row in run.rows} for run in group.runs]
-    name = [str(group.number), *([] if group.variant_tags else ["ours"]), *group.tags]
+    name = [str(group.number), *([] if group.variant_tags or group.folder else ["ours"]), *group.tags]
+    name += [group.folder] * bool(group.folder)
     name += [f"({note})" for note in group.unfinished_note()]
     chance, kinds = group.test_images * math.log(10), {nan_kind(run) for run in group.runs} - {None}
     low, high = (summary_cells(curves, [], chance, separator, pick) for pick in (min, max))
@@ -117,14 +118,14 @@ def comparison(groups, missing_experiments=(), markdown=False):
 def details(groups, markdown=False):
     """Return the table of single runs: epochs, speed, why a loss was not finite, logit gap."""
     lines = []
-    for run in (run for group in groups for run in group.runs):
+    for run, folder in [(run, group.folder) for group in groups for run in group.runs]:
         seconds = [row.seconds for row in run.rows if row.seconds is not None]
         gaps = [row.logit_gap for row in run.rows if row.logit_gap is not None]
         kind, place, gap = run.cause or "-", "", summarise(gaps, format_number, max)
         if isinstance(run.cause, tuple):
             kind, epoch, iteration, gap = run.cause
             place, gap = f"{epoch}:{iteration or 'test'}", format_number(gap)
-        name = run.path.stem.removeprefix("alexnet").replace("-", " ")
+        name = f"{run.path.stem.removeprefix('alexnet').replace('-', ' ')} {folder}".rstrip()
         speed = format_number(statistics.median(seconds)) if seconds else "-"
         weights = {None: "-", 0: "?"}.get(run.nan_weights, run.nan_weights)
         lines.append([name, f"{len(run.rows)} of {run.epochs}", speed, kind, place, gap, weights])
