@@ -126,7 +126,7 @@ def test_the_evidence_has_the_figures_of_the_files():
     short = [curve(f"short/alexnet7-fused-train20000-epochs1{seed}")[-1].accuracy for seed in SEEDS[:3]]
     *_, before, last = trace("alexnet2")
     sentences = [
-        f"{min(first):.0f} to {max(first):.0f} · 10¹² apart",
+        f"{min(first):.0f} · 10¹² to {max(first):.0f} · 10¹² apart",
         f"{', '.join(f'{row.accuracy:.3f}' for row in second[11:14])} in epochs 12 to 14",
         f"by {second[13].logit_gap:.0f} in epoch 14, {second[29].logit_gap:.0f} in epoch 30, "
         f"{second[44].logit_gap:.0f} in epoch 45",
@@ -148,7 +148,7 @@ def test_the_evidence_has_the_figures_of_the_files():
 
 
 def test_the_chinese_page_has_the_figures_of_the_english_one():
-    for english, chinese in ("| | the article", "| | 原文"), ("| | parent", "| | 基于"):
+    for english, chinese in ("| | the article", "| | 原文"), ("| | parent", "| | 父实验"):
         pairs = zip(table_rows(README, english).items(), table_rows(CHINESE, chinese).items(), strict=True)
         for (number, ours), (other, theirs) in pairs:
             figures = [re.findall(r"\d[\d.]*|–", " ".join(cells)) for cells in (ours[-5:], theirs[-5:])]
