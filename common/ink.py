@@ -1,7 +1,7 @@
 """Where the ink of a digit is in an image: a scan, a photograph or a screenshot.
 
 A plain threshold is kept if its result looks like a digit. Otherwise the background is subtracted, and what reaches the
-edge of the image is not taken for the digit: a desk, a shadow, a frame, squared paper. Spots of glare are removed first.
+edge of the image is not taken for the digit: a desk, a shadow, a frame, squared paper. Spots of glare go first.
 
 Right answers of 50 by the threshold alone and by both (results/predict.txt): light falling off to 0.3, 7 and 46; a
 shadow of x 0.6, 2 and 46; a dark desk, 8 and 46; strong squared paper, 2 and 46; a clean sheet, 46 and 46.
