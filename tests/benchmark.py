@@ -1,7 +1,6 @@
 """How fast the training step is, beside the article's own loop, PyTorch and the machine's best matrix product.
 
-python -m tests.benchmark             all of it; on 2 cores more than an hour, on a GPU minutes
-python -m tests.benchmark --help      how to run parts of it
+python -m tests.benchmark   all of it; on 2 cores more than an hour, on a GPU minutes
 
 Every sample is a process of its own, and the contenders take turns, so that a drift in the machine's speed affects all
 of them alike: ratios are taken within a turn, and the median of the turns is printed with their range. PyTorch takes
@@ -236,8 +235,7 @@ def measure(args, pytorch, experiment, batch, samples):
     """Let the contenders take their turns, and add what they measure to samples, in the form that table takes."""
     other = args.other and args.other.name
     for turn in range(args.turns):
-        these = contenders(args.device == "gpu", pytorch and turn < args.peers, other, args.precisions)
-        for name, precision, function, options in these:
+        for name, precision, function, options in contenders(args.device == "gpu", pytorch, other, args.precisions):
             job = {"kind": "limit", "precision": precision, "device": args.device}
             if name != LIMIT:
                 job |= {"kind": "speed", "function": function, "options": options, "seconds": args.seconds}
@@ -257,7 +255,6 @@ def main():
     add("--batches", type=int, nargs="+", default=[200, 50, 800], metavar="N", help="batch sizes (200 50 800)")
     add("--precisions", nargs="+", choices=both, default=both, metavar="P", help="of float32 mixed (both)")
     add("--turns", type=int, default=5, metavar="N", help="samples of a contender (5; 0: only whole runs)")
-    add("--peers", type=int, default=5, metavar="N", help="turns with PyTorch (5)")
     add("--seconds", type=float, default=8, metavar="S", help="length of a sample, at least (8)")
     add("--device", choices=("cpu", "gpu"), default="cpu", help="where to run (cpu)")
     add("--peer-python", type=shlex.split, default=[sys.executable], metavar="COMMAND", help="the Python with PyTorch")
