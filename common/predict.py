@@ -151,7 +151,8 @@ def find_images(paths, complain):
             found.append(path)
             continue
         try:
-            files = [each for each in sorted(path.iterdir()) if os.path.isfile(each) and each.name[0] != "."]
+            files = [each for each in sorted(path.iterdir()) if each.name[0] != "."]
+            files = [each for each in files if os.path.isfile(each) or not os.path.exists(each)]  # or a broken link
         except OSError as error:
             complain(f"{printable(path)}: {error.strerror}; make it readable, or name another folder")
             continue

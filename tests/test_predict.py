@@ -238,10 +238,12 @@ def test_a_folder_means_its_images(tmp_path, mnist, capsys):
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".hidden").write_text("no image")
     (tmp_path / "photo.heic").write_text("recognised by its name")
+    (tmp_path / "link.png").symlink_to("link.png")  # to itself; reading it says so
     (tmp_path / "inside").mkdir()
     single, complaints = tmp_path / "c.jpg", []
     found = find_images([single, tmp_path], complaints.append)
-    assert found == [single, tmp_path / "a", tmp_path / "b.png", single, tmp_path / "photo.heic"] and not complaints
+    inside = [tmp_path / name for name in ("a", "b.png", "c.jpg", "link.png", "photo.heic")]
+    assert found == [single, *inside] and not complaints
     assert capsys.readouterr().err == f"{tmp_path}: skipped, not images: notes.txt\n"
 
 
