@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 
-from common.cli import Parser
+from common.cli import Parser, user_errors
 from common.commit import git_commit
 from common.machine import cpu_name
 
@@ -271,20 +271,17 @@ def main():
     print(describe_machine(args.device), flush=True)
     pytorch = pytorch_version(args.peer_python)
     print(f"PyTorch {pytorch or 'is not installed and takes no part'}\n")
-    try:
-        for line in () if args.no_runs else runs(args.device):
-            print(line, flush=True)
-        for batch, experiment in itertools.product(args.batches, args.experiments):
-            samples = {}
-            try:
-                measure(args, pytorch, experiment, batch, samples)
-            finally:
-                if samples:
-                    print(*table(samples, experiment, batch), sep="\n", flush=True)
-    except KeyboardInterrupt:
-        print("stopped")
-        sys.exit(130)
+    for line in () if args.no_runs else runs(args.device):
+        print(line, flush=True)
+    for batch, experiment in itertools.product(args.batches, args.experiments):
+        samples = {}
+        try:
+            measure(args, pytorch, experiment, batch, samples)
+        finally:
+            if samples:
+                print(*table(samples, experiment, batch), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors():
+        main()
