@@ -108,6 +108,13 @@ def find_box(gray):
     return cv2.erode(inside, np.ones((3, 3)), iterations=3 + max(gray.shape) // 100) > 0
 
 
+def morph(image, operation, share):
+    """A morphological operation with a square of a share of the longer side; the border is replicated outwards."""
+    size = int(share * max(image.shape)) | 1
+    wide = cv2.copyMakeBorder(image, size, size, size, size, cv2.BORDER_REPLICATE)
+    return cv2.morphologyEx(wide, operation, np.ones((size, size), np.uint8))[size:-size, size:-size]
+
+
 def depths(gray):
     """How far each pixel stands out from its background, float32: dark strokes of a gray image, then light ones.
 
@@ -167,13 +174,6 @@ def by_background(gray, inside):
     return best
 
 
-def morph(image, operation, share):
-    """A morphological operation with a square of a share of the longer side; the border is replicated outwards."""
-    size = int(share * max(image.shape)) | 1
-    wide = cv2.copyMakeBorder(image, size, size, size, size, cv2.BORDER_REPLICATE)
-    return cv2.morphologyEx(wide, operation, np.ones((size, size), np.uint8))[size:-size, size:-size]
-
-
 def without_glare(gray):
     """A gray uint8 image without spots of glare, or None if it has none.
 
@@ -214,8 +214,9 @@ def contrast_of(gray):
 
 def find_gray(gray):
     """find_ink for a gray image, again without glare if there is some."""
-    found, cleared = find_even(gray), without_glare(gray)
-    again = find_even(cleared) if found and cleared is not None else None
+    found = find_even(gray)
+    cleared = without_glare(gray) if found else None
+    again = None if cleared is None else find_even(cleared)
     return again._replace(notes=(*again.notes, "found under glare")) if again else found
 
 

@@ -122,6 +122,7 @@ def main(cuts):
 
 
 if __name__ == "__main__":
+    # Not common.cli.Parser: this also runs on commit d22d2a0, whose Parser is another.
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cuts", type=int, nargs="?", default=20, help="how many (20)")
     sys.exit(main(parser.parse_args().cuts))

@@ -93,9 +93,9 @@ def signal(script, factors, seed, images, labels):
     return tuple(float(value) for value in step())
 
 
-def plateaus(runs):
-    """The iteration that ends the plateau of each of these runs; None if a run is still on it."""
-    return [first_below([row.train_loss for row in read_csv(RESULTS / run, Iteration)], 0.95) for run in runs]
+def plateaus(network):
+    """The iteration that ends the plateau of each of the network's runs; None if a run is still on it."""
+    return [first_below([row.train_loss for row in read_csv(RESULTS / run, Iteration)], 0.95) for run in network.runs]
 
 
 def exponent(gradients, iterations):
@@ -151,7 +151,7 @@ def main(arguments=None):
     for network in NETWORKS:
         seeds = [row for row in measured if row["experiment"] == network.label]
         pool5, gradient = (np.mean([float(row[key]) for row in seeds]) for key in ("pool5_std", "conv1_gradient"))
-        points.append((network, gradient, plateaus(network.runs)))
+        points.append((network, gradient, plateaus(network)))
         ends = ", ".join(f"{end:,}" if end else "not yet" for end in points[-1][2])
         expected = "{:,} to {:,}".format(*network.expected) if network.expected else ""
         rows.append([network.label, f"{pool5:.2g}", f"{gradient:.2g}", ends, expected])
@@ -159,10 +159,9 @@ def main(arguments=None):
     print(tabulate.tabulate(rows, headers, tablefmt="simple", disable_numparse=True))
     known = [
         (gradient, end)
-        for network, gradient, _ in points
-        if network.label != "6"
-        for end in plateaus(independent(network.runs))
-        if end
+        for network, gradient, ends in points
+        for run, end in zip(network.runs, ends)
+        if end and network.label != "6" and run in independent(network.runs)
     ]
     print("Without 6, which has batch norm, and with one run of each seed: iterations of plateau ~ gradient ^ p,")
     print("p = {:.2f} ± {:.2f}, n = {} runs".format(*exponent(*zip(*known)), len(known)))

@@ -30,3 +30,9 @@ def test_first_epoch_by_hundreds_and_common_evaluations(tmp_path, capsys):
 def test_unpaired_and_missing_curves_are_refused(names):
     with pytest.raises(UserError):
         precision.main(names)
+
+
+def test_no_curves_are_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        precision.main([])
+    assert "required: CSV" in capsys.readouterr().err

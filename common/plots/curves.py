@@ -59,7 +59,7 @@ class Group:
     tags     how they differ from the article's protocol, in the order of their names: ("fused", "mixed")
     runs     list of Run
     folder   of the runs; empty for those of the first folder
-    variant  the tags and the folder that a picture shows (pictures.styled)
+    variant  the tags that a picture shows (pictures.styled)
     style    the properties of its line in a picture (pictures.styled)
     """
 
@@ -101,13 +101,18 @@ class Group:
 
     @property
     def short_name(self):
-        """2 for the article's protocol, 2 fused for another variant."""
-        return f"{self.number} {self.variant}".rstrip()
+        """2 for the article's protocol, 2 fused for another variant, 2 mine for another folder."""
+        return " ".join(filter(None, [str(self.number), self.variant, self.folder]))
+
+    @property
+    def dashed(self):
+        """Whether a picture shows it as a variant, or as of another folder than the first."""
+        return bool(self.variant or self.folder)
 
     @property
     def label(self):
         """The group in a legend: 2 stddev 0.01 (5 seeds, 1 unfinished), 7 fused (20,000 images, 1 epoch)."""
-        tags = self.variant.removesuffix(self.folder).split()
+        tags = self.variant.split()
         name = " ".join([str(self.number), *(tag for tag in tags if not SHORTENED.fullmatch(tag))])
         if name == str(self.number):
             name += f" {title(self.number)}"

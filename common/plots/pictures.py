@@ -57,10 +57,10 @@ def base_style(number):
     return dict(color=COLOURS[(number - 1) % len(COLOURS)], marker=MARKERS[(number - 1) % len(MARKERS)])
 
 
-def line_style(number, variant, dashes):
+def line_style(number, dashed, dashes):
     """The properties of a group's line; dashes counts the dashed lines of its experiment before it."""
     style = base_style(number) | dict(markersize=7)
-    if not variant:
+    if not dashed:
         return style | dict(linestyle="-", markeredgecolor="white", markeredgewidth=0.4)
     style |= dict(fillstyle="left", markerfacecoloralt="white", markeredgewidth=0.6, markeredgecolor=style["color"])
     return style | dict(linestyle=DASHES[dashes % len(DASHES)])
@@ -75,9 +75,9 @@ def styled(groups):
     for group in groups:
         in_float32_too = group.mixed and (group.number, group.variant_tags, group.folder) in keys
         tags = group.tags if in_float32_too else group.variant_tags
-        variant = " ".join([*tags, group.folder]).rstrip()
-        dashes = sum(other.number == group.number and bool(other.variant) for other in shown)
-        shown.append(replace(group, variant=variant, style=line_style(group.number, variant, dashes)))
+        group = replace(group, variant=" ".join(tags))
+        dashes = sum(other.number == group.number and other.dashed for other in shown)
+        shown.append(replace(group, style=line_style(group.number, group.dashed, dashes)))
     return shown
 
 
@@ -123,12 +123,12 @@ def draw_lines(axes, curves, line_height=0.05, absent=("NaN", NAN_BAR), median_o
         if has_band(curve):
             bands = True
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=1.5)
-        if not group.variant and last:  # in its own colour: visible only where another line covers it
+        if not group.dashed and last:  # in its own colour: visible only where another line covers it
             dash = 5 * turns[group], (5, 5 * last)
             axes.plot(x, median, color=colour, linestyle=dash, dash_capstyle="butt", zorder=2.1)
     name_lines(axes, curves, line_height)
     notes = [(f"median of the {median_of}, band: their range", {})] if bands else []
-    alternating = last and not all(group.variant for group in curves)
+    alternating = last and not all(group.dashed for group in curves)
     return notes + ([("alternating colours: lines that coincide", dict(linestyle=""))] if alternating else [])
 
 
