@@ -1,6 +1,7 @@
 """The fingerprint of the code that decides a run's numbers: a run resumes only with the code it started with."""
 
 import ast
+import functools
 import hashlib
 import io
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 COMPUTING = ("input", "lrn", "step")
 
 
+@functools.cache
 def strip_comments(text):
     """Python code without docstrings, comments and blank lines."""
     lines = text.splitlines()

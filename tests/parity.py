@@ -364,8 +364,8 @@ class Pair:
         shapes = tuple((name, value.shape) for name, value in article.items())
         self.values = {"article": article, "he": he_values(shapes)}
 
-    def compare(self, setting):
-        steps = 1 if is_nan(self.experiment, setting) else STEPS
+    def compare(self, setting, steps=STEPS):
+        steps = 1 if is_nan(self.experiment, setting) else steps
         return compare(self.script, self.reference, self.values[setting.values], setting, steps)
 
     def with_mistake(self, mistake, every_column):

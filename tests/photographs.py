@@ -14,6 +14,7 @@ import cv2
 import matplotlib
 import numpy as np
 
+load_mnist = cache(data.load)
 FIRST = 1000  # of the test digits: from here on, no evaluation and no moments of batch norm see them
 PAPER, INK = 232.0, 40.0  # gray
 
@@ -38,7 +39,7 @@ def thin(mask):
 @cache
 def strokes(number):
     """(pen strokes, lines [n, 2 ends, (x, y)] of a digit of height 1 around the origin; its label)."""
-    mnist = data.load()
+    mnist = load_mnist()
     digit = mnist.test_images[FIRST + number]
     skeleton = thin(cv2.resize(digit, (112, 112), interpolation=cv2.INTER_CUBIC) > 110)
     lines = [

@@ -2,11 +2,9 @@
 
 import argparse
 import errno
-import importlib
 import itertools
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +14,7 @@ import time
 from common import checkpoint, fingerprint
 from common import run as loop
 from common.arguments import parse
-from common.checkpoint import lock, variables_by_name
+from common.checkpoint import lock
 from common.cli import SIGNALS, STOPPING, UserError, user_errors
 from common.data import Dataset
 from common.fingerprint import COMPUTING, code_fingerprint, strip_comments
@@ -104,13 +102,6 @@ def test_the_state_file_is_read_without_tensorflow_and_becomes_the_weights(tmp_p
     network = Brightness(2.0)
     checkpoint.restore(network, arrays, tmp_path)
     assert 0 < network.row.numpy()[0, 0] != 2.0 and len(kept["state"]["rows"]) == 3
-
-
-@pytest.mark.parametrize("number", range(1, 8))
-def test_variable_names_are_unique(number):
-    network = importlib.import_module(f"alexnet{number}").AlexNet()
-    assert len(variables_by_name(network)) == len(network.variables) == {5: 18, 6: 44, 7: 44}.get(number, 16)
-    assert all(re.fullmatch(r"(conv[1-5](_[12])?|fc[12]|output)/[a-z_]+", name) for name in variables_by_name(network))
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -3,7 +3,9 @@
 import importlib
 import inspect
 import math
+import re
 
+from common.checkpoint import variables_by_name
 from common.step import LAYERS
 from common.tensorflow import tf
 import numpy as np
@@ -67,6 +69,13 @@ def test_parameters(experiment):
     assert sum(math.prod(v.shape) for v in network.trainable_variables) == trainable.get(
         {7: 6, 5: 5, 6: 6}.get(number, 1)
     )
+
+
+def test_variable_names_are_unique(experiment):
+    number, _, network = experiment
+    names = variables_by_name(network)
+    assert len(names) == len(network.variables) == {5: 18, 6: 44, 7: 44}.get(number, 16)
+    assert all(re.fullmatch(r"(conv[1-5](_[12])?|fc[12]|output)/[a-z_]+", name) for name in names)
 
 
 def assert_distribution(value, mean, deviation, low, high):
@@ -221,11 +230,38 @@ def test_running_statistics_move_once_a_training_step(pixels, seeds):
     }
 
 
-def test_three_differs_from_two_only_in_the_rate():
+@pytest.mark.slow
+def test_three_draws_what_two_draws():
     tf.random.set_seed(5)
     two = alexnet2.AlexNet()
     tf.random.set_seed(5)
     three = alexnet3.AlexNet()
     assert all(np.array_equal(a, b) for a, b in zip(two.variables, three.variables))
-    for part in "AlexNet", "weight", "bias", "naive_loss", "fused_loss":
-        assert inspect.getsource(getattr(alexnet2, part)) == inspect.getsource(getattr(alexnet3, part))
+
+
+INITIAL = {"weight", "bias"}
+BATCH_NORM = {"AlexNet", "moment", "batch_norm_epsilon", "running_decay", "local_response_normalization"}
+
+
+@pytest.mark.parametrize(
+    "parent, child, subject",
+    [
+        (1, 2, INITIAL),
+        (2, 3, {"learning_rate"}),
+        (2, 4, INITIAL),
+        (2, 5, {"AlexNet"}),
+        (2, 6, BATCH_NORM),
+        (6, 7, INITIAL),
+    ],
+)
+def test_all_but_the_subject_is_the_same_code(parent, child, subject):
+    """Also the constants and the imports. 7 has the initial values of 1."""
+    parent, child, first = (importlib.import_module(f"alexnet{number}") for number in (parent, child, 1))
+    one, other = ({name: v for name, v in vars(m).items() if not name.startswith("__")} for m in (parent, child))
+    for name in (one.keys() | other.keys()) - subject:
+        if getattr(one[name], "__module__", None) == parent.__name__:
+            assert inspect.getsource(one[name]) == inspect.getsource(other[name]), name
+        else:
+            assert one[name] == other[name], name
+    if child.__name__ == "alexnet7":
+        assert all(inspect.getsource(getattr(first, name)) == inspect.getsource(other[name]) for name in INITIAL)

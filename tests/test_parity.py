@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests import parity, reference
-from tests.parity import MISTAKES, Pair, dropout_masks, is_nan, settings, worst
+from tests.parity import MISTAKES, Pair, Setting, dropout_masks, is_nan, settings, worst
 
 EXPERIMENTS = range(1, 8)
 
@@ -76,8 +76,8 @@ def nan_columns(experiment, setting):
     return ()
 
 
-def check_parity(pair, setting):
-    found, may_be_nan = pair.compare(setting), nan_columns(pair.experiment, setting)
+def check_parity(pair, setting, steps=parity.STEPS):
+    found, may_be_nan = pair.compare(setting, steps), nan_columns(pair.experiment, setting)
     for column, errors in found.items():
         passes = [error.passes or column in may_be_nan and np.isnan(error.size) for error in errors]
         assert all(passes), (column, [str(error) for error, good in zip(errors, passes) if not good])
@@ -109,15 +109,17 @@ def check_evaluation_protocol(pair):
     assert arguments.parse("alexnet", "", []).test_size == 1000
 
 
-# One setting per experiment and one mistake; all others are marked slow. So is experiment 3's, whose network is 2's:
-# test_three_differs_from_two_only_in_the_rate.
-QUICK = {"variables", "initial values", "he naive masks", "evaluation protocol", "epsilon 1e-5"}
+# One step of each kind of network and one mistake; all others are marked slow. So are checks of what is the same code
+# in an earlier experiment: test_networks.test_all_but_the_subject_is_the_same_code.
+QUICK = {"variables", "initial values", "one step", "evaluation protocol", "epsilon 1e-5"}
+NEW_CODE = {"variables": (1, 2, 4, 5, 6), "initial values": (1, 2, 4), "one step": (2, 5, 6)}
 
 
 def checks():
     """All checks that need a network, experiment by experiment, so that each network is built once."""
     for experiment in EXPERIMENTS:
         found = {"variables": check_variables, "initial values": check_initial_values}
+        found["one step"] = functools.partial(check_parity, setting=Setting("he", "naive", True), steps=1)
         for setting in settings(experiment):
             found[" ".join(str(setting).split())] = functools.partial(check_parity, setting=setting)
         for mistake in MISTAKES:
@@ -126,7 +128,7 @@ def checks():
         if experiment in (2, 6):
             found["evaluation protocol"] = check_evaluation_protocol
         for name, check in found.items():
-            quick = name in QUICK and (experiment, name) != (3, "he naive masks")
+            quick = name in QUICK and experiment in NEW_CODE.get(name, EXPERIMENTS)
             marks = () if quick else pytest.mark.slow
             yield pytest.param(experiment, check, id=f"alexnet{experiment}: {name}", marks=marks)
 
