@@ -43,11 +43,12 @@ def in_process(function, *arguments):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """Run all quick tests in two processes (pytest-xdist), a file in one of them, where they have 8 GB."""
+    """Run all quick or all slow tests in two processes (pytest-xdist), a file in one of them, where they have 8 GB."""
     options = config.option
     if hasattr(config, "workerinput"):  # this is one of the two, which would start two more
         return
-    everything = config.args_source.name == "TESTPATHS" and options.markexpr == "not slow" and not options.usepdb
+    whole = config.args_source.name == "TESTPATHS" and options.markexpr in ("not slow", "slow")
+    everything = whole and not options.usepdb
     if everything and getattr(options, "numprocesses", 1) is None and os.cpu_count() > 1 and memory() > 7.5e9:
         options.numprocesses, options.dist = 2, "loadfile"
 

@@ -266,13 +266,8 @@ def test_pictures_are_written_before_the_tables_are_printed(tmp_path, monkeypatc
 @pytest.mark.slow
 def test_an_eighth_experiment(tmp_path):
     shutil.copytree(SCRIPT.parent / "common", tmp_path / "common", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (
-        "plot_results.py",
-        "results/article.csv",
-        "tests/conftest.py",
-        "tests/test_networks.py",
-        "pyproject.toml",
-    ):
+    tests = "tests/conftest.py", "tests/test_networks.py"
+    for name in ("plot_results.py", "results/article.csv", "pyproject.toml", *tests):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(SCRIPT.parent / name, tmp_path / name)
     for script in SCRIPT.parent.glob("alexnet[1-7].py"):

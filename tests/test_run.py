@@ -129,10 +129,7 @@ def test_without_a_terminal_a_line_after_a_minute_then_every_ten(capsys, monkeyp
         progress.end()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "epoch 1/2, 8 %, 0.0667 images/s, loss 1.0 so far, 0:49:00 left"
-    assert [line.split(",")[:2] for line in lines[1:]] == [
-        ["epoch 1/2", " 88 %"],
-        ["epoch 2/2", " 68 %"],
-    ]
+    assert [line.split(",")[:2] for line in lines[1:]] == [["epoch 1/2", " 88 %"], ["epoch 2/2", " 68 %"]]
     assert all(len(line) <= 80 for line in lines)
 
 

@@ -1,15 +1,7 @@
 """common/plots/tables.py: the article's figures beside ours, and a line a run."""
 
 from common.plots.curves import load_groups
-from common.plots.tables import (
-    COMPARED,
-    DETAILED,
-    comparison,
-    details,
-    format_accuracy,
-    format_number,
-    summarise,
-)
+from common.plots.tables import COMPARED, DETAILED, comparison, details, format_accuracy, format_number, summarise
 from plot_helpers import INF, NAN, make_run, plateau
 import pytest
 import tabulate
@@ -22,9 +14,8 @@ def table(groups, render=comparison):
 
 
 def test_comparison_sets_the_article_beside_ours(tmp_path):
-    make_run(
-        tmp_path, "alexnet2-mixed", plateau(12, 50)[:46] + [NAN] * 4, nan_weights=47, cause=("log(0)", 47, 9, 88.5)
-    )
+    losses = plateau(12, 50)[:46] + [NAN] * 4
+    make_run(tmp_path, "alexnet2-mixed", losses, nan_weights=47, cause=("log(0)", 47, 9, 88.5))
     make_run(tmp_path, "alexnet6-test500", [1140.0, 100.0])
     make_run(tmp_path, "alexnet7", [NAN] * 50)
     make_run(tmp_path, "alexnet8", plateau(2))
