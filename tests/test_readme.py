@@ -234,11 +234,14 @@ def test_speeds_are_those_of_the_benchmark():
         ("TESTPATHS", "not slow", None, True, 8, None),  # a worker must not start workers of its own
         ("TESTPATHS", "not slow", 0, False, 8, 0),
         ("TESTPATHS", "not slow", None, False, 4, None),
-        ("TESTPATHS", "slow", None, False, 8, None),
+        ("TESTPATHS", "slow", None, False, 8, 2),
+        ("TESTPATHS", "gpu", None, False, 8, None),
         ("ARGS", "not slow", None, False, 8, None),
     ],
 )
-def test_all_quick_tests_share_two_processes(source, expression, given, worker, gigabytes, processes, monkeypatch):
+def test_all_quick_or_all_slow_tests_share_two_processes(
+    source, expression, given, worker, gigabytes, processes, monkeypatch
+):
     monkeypatch.setattr(conftest, "memory", lambda: gigabytes * 1e9)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     options = SimpleNamespace(markexpr=expression, usepdb=False, numprocesses=given, dist="no")
