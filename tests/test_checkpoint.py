@@ -66,6 +66,14 @@ def curve(folder):
     return [row._replace(seconds=None) for row in read_csv(folder / "x.csv")], (folder / "trace" / "x.csv").read_text()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def eager():
+    """Step by step: two hundred short runs would spend half of their time on tracing their functions."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
