@@ -1,5 +1,6 @@
 """What the tests share: two processes, the seven modules, a few real digits, and the skip of gpu tests."""
 
+import ast
 from concurrent.futures import ProcessPoolExecutor
 import contextlib
 import importlib
@@ -33,6 +34,13 @@ def memory():
     with contextlib.suppress(OSError, ValueError):
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(limits)
+
+
+def common_imports(path):
+    """The modules of common that a file imports."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
+    used = {node.module.removeprefix("common.") for node in nodes if node.module.startswith("common.")}
+    return used | {alias.name for node in nodes if node.module == "common" for alias in node.names}
 
 
 def in_process(function, *arguments):
@@ -90,7 +98,12 @@ def seeds():
     return tf.constant([[1, 2], [3, 4]], tf.int64)
 
 
-@pytest.fixture(scope="module", params=range(1, 8), ids=lambda n: f"alexnet{n}")
+# The networks and initial values of 3 and 7 are those of 2, 6 and 1: test_all_but_the_subject_is_the_same_code.
+SAME_CODE = 3, 7
+MODULES = [pytest.param(n, marks=[pytest.mark.slow] * (n in SAME_CODE), id=f"alexnet{n}") for n in range(1, 8)]
+
+
+@pytest.fixture(scope="module", params=MODULES)
 def experiment(request):
     """Each of the seven modules in turn, with its number and a network of its own: (number, module, network)."""
     from common.tensorflow import tf

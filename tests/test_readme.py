@@ -179,12 +179,7 @@ def test_the_reading_order_is_that_of_the_imports():
     paths = {path.stem: path for path in (ROOT / "common").glob("[a-z]*.py")}
     assert sorted(order) == sorted(paths)
     for place, name in enumerate(order):
-        nodes = [
-            node for node in ast.walk(ast.parse(paths[name].read_text("utf-8"))) if isinstance(node, ast.ImportFrom)
-        ]
-        used = {node.module.removeprefix("common.") for node in nodes if node.module.startswith("common.")}
-        used |= {alias.name for node in nodes if node.module == "common" for alias in node.names}
-        assert used <= {*order[:place], "plots"}, name
+        assert conftest.common_imports(paths[name]) <= {*order[:place], "plots"}, name
 
 
 def test_the_pages_are_short():
