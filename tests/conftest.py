@@ -38,9 +38,12 @@ def memory():
 
 def common_imports(path):
     """The modules of common that a file imports."""
-    nodes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
-    used = {node.module.removeprefix("common.") for node in nodes if node.module.startswith("common.")}
-    return used | {alias.name for node in nodes if node.module == "common" for alias in node.names}
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    sources = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    names = [node.module for node in sources]
+    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    used = {name.removeprefix("common.") for name in names if name.startswith("common.")}
+    return used | {alias.name for node in sources if node.module == "common" for alias in node.names}
 
 
 def in_process(function, *arguments):

@@ -133,7 +133,6 @@ def test_xla_and_deterministic_runs(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["evidence", "kill", "power_cut", "precision", "soak", "step0"])
-def test_help(module, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    assert run_script(ROOT / "tests" / f"{module}.py", ["--help"]) == (0, None)
-    assert f"python -m tests.{module}" in capsys.readouterr().out
+def test_help(module):
+    done = subprocess.run([sys.executable, "-m", f"tests.{module}", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and f"python -m tests.{module}" in done.stdout, done.stderr
