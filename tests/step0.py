@@ -15,10 +15,7 @@ from typing import NamedTuple
 
 from common import data
 from common.cli import Parser
-from common.input import resize_tensorflow
 from common.results import Iteration, read_csv
-from common.step import dropout_seeds
-from common.tensorflow import tf
 import matplotlib
 
 matplotlib.use("Agg")
@@ -77,6 +74,9 @@ def signal(script, factors, seed, images, labels):
 
     images are float32 [batch, 227, 227, 1], labels uint8 [batch].
     """
+    from common.step import dropout_seeds
+    from common.tensorflow import tf
+
     module = importlib.import_module(script)
     tf.random.set_seed(seed)
     network = module.AlexNet()
@@ -129,6 +129,8 @@ def draw(points):
 
 def measure():
     """Write results/step0.csv."""
+    from common.input import resize_tensorflow
+
     dataset = data.load()
     images, labels = resize_tensorflow(dataset.test_images[:IMAGES]), dataset.test_labels[:IMAGES]
     with open(RESULTS / "step0.csv", "w", encoding="utf-8") as file:
