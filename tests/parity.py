@@ -364,9 +364,9 @@ class Pair:
         shapes = tuple((name, value.shape) for name, value in article.items())
         self.values = {"article": article, "he": he_values(shapes)}
 
-    def compare(self, setting, steps=STEPS):
+    def compare(self, setting, steps=STEPS, gradient=True):
         steps = 1 if is_nan(self.experiment, setting) else steps
-        return compare(self.script, self.reference, self.values[setting.values], setting, steps)
+        return compare(self.script, self.reference, self.values[setting.values], setting, steps, gradient)
 
     def with_mistake(self, mistake, every_column):
         """Errors by column after a mistake is planted in the script: over one step, without gradients.
