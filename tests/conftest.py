@@ -38,12 +38,13 @@ def memory():
 
 def common_imports(path):
     """The modules of common that a file imports."""
-    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
-    sources = [node for node in nodes if isinstance(node, ast.ImportFrom)]
-    names = [node.module for node in sources]
-    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    used = {name.removeprefix("common.") for name in names if name.startswith("common.")}
-    return used | {alias.name for node in sources if node.module == "common" for alias in node.names}
+    names = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"common.{alias.name}" for alias in node.names] if node.module == "common" else [node.module]
+    return {name.removeprefix("common.") for name in names if name.startswith("common.")}
 
 
 def in_process(function, *arguments):

@@ -74,7 +74,7 @@ def signal(script, factors, seed, images, labels):
 
     images are float32 [batch, 227, 227, 1], labels uint8 [batch].
     """
-    from common.step import dropout_seeds
+    from common.step import dropout_seeds  # here: to print the table takes no TensorFlow
     from common.tensorflow import tf
 
     module = importlib.import_module(script)

@@ -121,9 +121,9 @@ def checks():
     for experiment in EXPERIMENTS:
         found = {"variables": check_variables, "initial values": check_initial_values}
         if experiment in NEW_CODE["one step"]:  # of the five that the slow tests take
-            one = functools.partial(check_parity, setting=Setting("he", "naive", True), steps=1)
-            # Without batch norm the update, rate * gradient, shows the gradient's error.
-            found["one step"] = functools.partial(one, gradient=experiment in reference.BATCH_NORM)
+            he = Setting("he", "naive", True)
+            probed = experiment in reference.BATCH_NORM  # elsewhere the update, rate * gradient, shows the same
+            found["one step"] = functools.partial(check_parity, setting=he, steps=1, gradient=probed)
         for setting in settings(experiment):
             found[" ".join(str(setting).split())] = functools.partial(check_parity, setting=setting)
         for mistake in MISTAKES:
