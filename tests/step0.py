@@ -49,7 +49,13 @@ class Network(NamedTuple):
 NETWORKS = (
     Network("5", "alexnet5", {}, ("trace/alexnet5-mixed.csv",)),
     Network("2", "alexnet2", {}, ("trace/alexnet2.csv", "trace/alexnet2-mixed.csv")),
-    Network("5, conv4 and conv5 x 1.41", "alexnet5", {"conv4": ROOT_TWO, "conv5": ROOT_TWO}, (), (3000, 3600)),
+    Network(
+        "5, conv4 and conv5 x 1.41",
+        "alexnet5",
+        {"conv4": ROOT_TWO, "conv5": ROOT_TWO},
+        ("changed/trace/alexnet5-sqrt2.csv",),
+        (3000, 3600),
+    ),
     Network("2, stddev 0.012", "alexnet2", {"all": 1.2}, ("changed/trace/alexnet2-stddev0012.csv",), (950, 1200)),
     Network("2, stddev 0.014", "alexnet2", {"all": 1.4}, ("changed/trace/alexnet2-stddev0014.csv",), (320, 490)),
     Network("2, stddev 0.017", "alexnet2", {"all": 1.7}, ("changed/trace/alexnet2-stddev0017.csv",), (75, 150)),
