@@ -58,6 +58,14 @@ NETWORKS = (
     ),
     Network("2, stddev 0.012", "alexnet2", {"all": 1.2}, ("changed/trace/alexnet2-stddev0012.csv",), (950, 1200)),
     Network("2, stddev 0.014", "alexnet2", {"all": 1.4}, ("changed/trace/alexnet2-stddev0014.csv",), (320, 490)),
+    Network("5, stddev 0.017", "alexnet5", {"all": 1.7}, (), (200, 310)),
+    Network(
+        "5, 0.017, conv4 and conv5 x 1.41",
+        "alexnet5",
+        {"all": 1.7, "conv4": 1.7 * ROOT_TWO, "conv5": 1.7 * ROOT_TWO},
+        (),
+        (115, 170),
+    ),
     Network("2, stddev 0.017", "alexnet2", {"all": 1.7}, ("changed/trace/alexnet2-stddev0017.csv",), (75, 150)),
     Network("4", "alexnet4", {}, ("trace/alexnet4-mixed.csv",)),
     Network("2, stddev 0.02", "alexnet2", {"all": 2}, ("changed/trace/alexnet2-stddev002.csv",)),
@@ -120,7 +128,8 @@ def draw(points):
         if network.expected:
             axes.plot([gradient] * 2, network.expected, color=style["color"], linewidth=5, alpha=0.3)
         known = [*filter(None, ends)] or network.expected
-        place = dict(xytext=(6, 4)) if network.factors else dict(xytext=(-6, -10), ha="right")
+        left = network.script in ("alexnet2", "alexnet6")  # 5's points lie close to those of 2
+        place = dict(xytext=(-6, -10), ha="right") if left else dict(xytext=(6, 4))
         axes.annotate(
             network.label, (gradient, max(known)), textcoords="offset points", color="#666666", fontsize=9, **place
         )
