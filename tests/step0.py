@@ -63,7 +63,7 @@ NETWORKS = (
         "5, 0.017, conv4 and conv5 x 1.41",
         "alexnet5",
         {"all": 1.7, "conv4": 1.7 * ROOT_TWO, "conv5": 1.7 * ROOT_TWO},
-        (),
+        ("changed/trace/alexnet5-stddev0017-sqrt2.csv",),
         (115, 170),
     ),
     Network("2, stddev 0.017", "alexnet2", {"all": 1.7}, ("changed/trace/alexnet2-stddev0017.csv",), (75, 150)),
