@@ -134,7 +134,7 @@ def draw(points):
         if network.expected:
             axes.plot([gradient] * 2, network.expected, color=style["color"], linewidth=5, alpha=0.3)
         known = [*filter(None, ends)] or network.expected
-        left = network.script in ("alexnet2", "alexnet6")  # 5's points lie close to those of 2
+        left = network.script in ("alexnet2", "alexnet6")  # 2's points lie close to 5's, and 6 at the edge
         place = dict(xytext=(-6, -10), ha="right") if left else dict(xytext=(6, 4))
         axes.annotate(
             network.label, (gradient, max(known)), textcoords="offset points", color="#666666", fontsize=9, **place
