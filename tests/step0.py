@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 import tabulate  # noqa: E402
 
 from plot_results import save  # noqa: E402
-from tests.evidence import first_below, independent, permutation_p  # noqa: E402
+from tests.evidence import first_below, independent, permutation_p, slope  # noqa: E402
 
 RESULTS = Path(__file__).parent.parent / "results"
 IMAGES, SEEDS = 64, range(5)
@@ -46,6 +46,11 @@ class Network(NamedTuple):
     expected: tuple | None = None
 
 
+def seeds(run, count):
+    """The traces of a run with seeds 0 to count - 1."""
+    return tuple(f"{run}-seed{seed}.csv" if seed else f"{run}.csv" for seed in range(count))
+
+
 NETWORKS = (
     Network("5", "alexnet5", {}, ("trace/alexnet5-mixed.csv",)),
     Network("2", "alexnet2", {}, ("trace/alexnet2.csv", "trace/alexnet2-mixed.csv")),
@@ -63,14 +68,14 @@ NETWORKS = (
         "5, 0.017, conv4 and conv5 x 1.41",
         "alexnet5",
         {"all": 1.7, "conv4": 1.7 * ROOT_TWO, "conv5": 1.7 * ROOT_TWO},
-        tuple(f"changed/trace/alexnet5-stddev0017-sqrt2{seed}.csv" for seed in ("", "-seed1", "-seed2")),
+        seeds("changed/trace/alexnet5-stddev0017-sqrt2", 3),
         (115, 170),
     ),
     Network(
         "2, stddev 0.017",
         "alexnet2",
         {"all": 1.7},
-        tuple(f"changed/trace/alexnet2-stddev0017{seed}.csv" for seed in ("", "-seed1", "-seed2")),
+        seeds("changed/trace/alexnet2-stddev0017", 4),
         (75, 150),
     ),
     Network("4", "alexnet4", {}, ("trace/alexnet4-mixed.csv",)),
@@ -120,8 +125,7 @@ def plateaus(network):
 
 def exponent(gradients, iterations):
     """(slope, its standard error) of log iterations against log gradient, by least squares."""
-    (slope, _), covariance = np.polyfit(np.log(gradients), np.log(iterations), 1, cov=True)
-    return slope, math.sqrt(covariance[0, 0])
+    return slope(np.log(gradients), np.log(iterations))
 
 
 def draw(points):
@@ -172,8 +176,8 @@ def main(arguments=None):
         measured = list(csv.DictReader(file))
     rows, points = [], []
     for network in NETWORKS:
-        seeds = [row for row in measured if row["experiment"] == network.label]
-        pool5, gradient = (np.mean([float(row[key]) for row in seeds]) for key in ("pool5_std", "conv1_gradient"))
+        own = [row for row in measured if row["experiment"] == network.label]
+        pool5, gradient = (np.mean([float(row[key]) for row in own]) for key in ("pool5_std", "conv1_gradient"))
         points.append((network, gradient, plateaus(network)))
         ends = ", ".join(f"{end:,}" if end else "not yet" for end in points[-1][2])
         expected = "{:,} to {:,}".format(*network.expected) if network.expected else ""
@@ -188,8 +192,8 @@ def main(arguments=None):
     ]
     print("Without 6, which has batch norm, and with one run of each seed: iterations of plateau ~ gradient ^ p,")
     print("p = {:.2f} ± {:.2f}, n = {} runs".format(*exponent(*zip(*known)), len(known)))
-    ends = {network.label: ends for network, _, ends in points}
-    without, grouped = ends["2, stddev 0.017"], ends["5, 0.017, conv4 and conv5 x 1.41"]
+    plateau = {network.label: ends for network, _, ends in points}
+    without, grouped = plateau["2, stddev 0.017"], plateau["5, 0.017, conv4 and conv5 x 1.41"]
     ratio, p = np.mean(grouped) / np.mean(without), permutation_p(without, grouped)[0]
     print("Stddev 0.017, groups with the signal restored against none:", end=" ")
     print(f"{ratio:.2f} times the iterations, exact one-sided p {p:.3f}, n = {len(grouped)} and {len(without)} runs")
