@@ -2,7 +2,19 @@
 
 import math
 
-from evidence import CHANCE, RESULTS, first_below, independent, main, mean_and_error, permutation_p, slope
+from common.results import Row
+from evidence import (
+    CHANCE,
+    RESULTS,
+    compare_plateaus,
+    first_below,
+    independent,
+    main,
+    mean_and_error,
+    permutation_p,
+    plateau_epoch,
+    slope,
+)
 import pytest
 
 
@@ -27,6 +39,19 @@ def test_slope_and_mean_have_their_errors():
 def test_a_seed_in_two_precisions_counts_once():
     names = ["alexnet2", "alexnet2-mixed", "alexnet2-mixed-seed1", "alexnet5-mixed"]
     assert independent(names) == ["alexnet2", "alexnet2-mixed-seed1", "alexnet5-mixed"]
+
+
+def test_a_plateau_ends_with_the_first_epoch_below_chance():
+    rows = [Row(epoch, loss, 0.1, 460.5, 0.1) for epoch, loss in enumerate([2303, 2300, 2100], 1)]
+    assert plateau_epoch(rows) == 3
+    assert plateau_epoch(rows[:2]) == "after 2"
+
+
+def test_a_run_still_on_its_plateau_counts_once_its_rank_is_known():
+    lines = [["alexnet2", 3408, 12, 358], ["alexnet5-mixed", 7541, 26, 355], ["alexnet5-seed1", None, "after 11", None]]
+    assert "26 (ours)" in compare_plateaus(lines) and "0.100 one-sided" in compare_plateaus(lines)
+    lines[-1][2] = "after 12"
+    assert "26, after 12 (ours)" in compare_plateaus(lines) and "0.050 one-sided" in compare_plateaus(lines)
 
 
 def test_the_committed_output_is_that_of_the_committed_runs(capsys):
