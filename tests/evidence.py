@@ -137,7 +137,8 @@ def main():
     names = runs(2, 3, 4, 5, 6)
     lines = [plateau_line(name) for name in names]
     table = functools.partial(tabulate.tabulate, tablefmt="simple", missingval="-", floatfmt=".1f")
-    print(table(lines, headers=["run", "plateau ends, iteration", "epoch", "iterations from 90 to 10 %"]))
+    headers = ["run", "plateau ends, iteration", "epoch", "iterations from 90 to 10 %"]
+    print(table(lines, headers=headers, colalign=("left", "right", "right", "right")))
     print(f"Iteration: the first whose moving mean of {WINDOW} training losses is below 95 % of chance.\n")
     kept = independent([name for name in names if name[7] in "25"])
     print(textwrap.fill(compare_plateaus([line for line in lines if line[0] in kept]), 80) + "\n")
