@@ -52,7 +52,7 @@ def seeds(run, count):
 
 
 NETWORKS = (
-    Network("5", "alexnet5", {}, ("trace/alexnet5-mixed.csv", "changed/trace/alexnet5-seed1.csv")),
+    Network("5", "alexnet5", {}, ("trace/alexnet5-mixed.csv", "trace/alexnet5-seed1.csv")),
     Network("2", "alexnet2", {}, ("trace/alexnet2.csv", "trace/alexnet2-mixed.csv")),
     Network(
         "5, conv4 and conv5 x 1.41",

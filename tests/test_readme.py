@@ -14,7 +14,7 @@ from common.plots.curves import article
 from common.results import Iteration, read_csv
 import conftest
 from conftest import ROOT
-from evidence import gap_line, plateau_line
+from evidence import ARTICLE_WITH, ARTICLE_WITHOUT, gap_line, independent, plateau_line, runs
 import pytest
 
 import plot_results
@@ -100,12 +100,18 @@ def findings():
     assert record("alexnet2")["nan_cause"]["cause"] == "log(0)"
     assert not any(record(name)["nan_loss_epoch"] for name in OURS[2:6])
     fused, fourth = curve("alexnet7-fused-mixed"), curve("alexnet4-mixed")
+    article = {2: ARTICLE_WITHOUT, 5: ARTICLE_WITH}
+    outlast = [
+        [epoch > 12 for epoch in article[number]]
+        + [curve(name)[11].loss > 0.95 * 1000 * math.log(10) for name in independent(runs(number))]
+        for number in (5, 2)
+    ]
     return {
         1: ["5 of 5"],
         2: [f"{BEST[2]:.3f}", record("alexnet2")["nan_loss_epoch"], 47],
         3: [31, slope(3).partition(" ")[0], slope(2).partition(" ")[0]],
         4: [f"{fourth[0].accuracy:.3f}", f"{fourth[49].accuracy:.3f}"],
-        5: [epochs_of_plateau(5), epochs_of_plateau(2), 21, 12],
+        5: [epochs_of_plateau(5), 12, 21, *(f"{sum(group)} of {len(group)}" for group in outlast)],
         6: [f"{accuracy:.3f}" for number in (6, 4) for accuracy in sorted(hundred[number])],
         7: ["3 of 3", f"{fused[-1].accuracy:.3f}", len(fused)],
     }
