@@ -94,16 +94,21 @@ def listing(values):
     return ", ".join(map(str, values))
 
 
-def compare_plateaus(lines):
-    """The sentence on experiments with and without groups, from the plateau lines of independent runs.
+def counted_epochs(ends):
+    """(without groups, with groups): those of ours that count, from each independent run's (name, plateau_epoch).
 
     A grouped run that is on its plateau after all that are without groups left theirs counts: its rank is known.
     """
-    without = [epoch for name, _, epoch, _ in lines if name[7] == "2" and isinstance(epoch, int)]
+    without = [epoch for name, epoch in ends if name[7] == "2" and isinstance(epoch, int)]
     last = max(ARTICLE_WITHOUT + without)
-    grouped = [epoch for name, _, epoch, _ in lines if name[7] == "5"]
-    grouped = [epoch for epoch in grouped if isinstance(epoch, int) or int(epoch.removeprefix("after ")) >= last]
-    ranked = [epoch if isinstance(epoch, int) else last + 1 for epoch in grouped]
+    grouped = [epoch for name, epoch in ends if name[7] == "5"]
+    return without, [epoch for epoch in grouped if isinstance(epoch, int) or int(epoch.removeprefix("after ")) >= last]
+
+
+def compare_plateaus(lines):
+    """The sentence on experiments with and without groups, from the plateau lines of independent runs."""
+    without, grouped = counted_epochs([(name, epoch) for name, _, epoch, _ in lines])
+    ranked = [epoch if isinstance(epoch, int) else math.inf for epoch in grouped]
     one, two = permutation_p(ARTICLE_WITHOUT + without, ARTICLE_WITH + ranked)
     return (
         f"Plateau ends, in epochs: without groups {listing(ARTICLE_WITHOUT)} (the article) and {listing(without)} "
