@@ -146,7 +146,8 @@ def main():
     print(table(lines, headers=headers, colalign=("left", "right", "right", "right")))
     print(f"Iteration: the first whose moving mean of {WINDOW} training losses is below 95 % of chance.\n")
     kept = independent([name for name in names if name[7] in "25"])
-    print(textwrap.fill(compare_plateaus([line for line in lines if line[0] in kept]), 80) + "\n")
+    plateaus = compare_plateaus([line for line in lines if line[0] in kept])
+    print(textwrap.fill(plateaus, 80, break_on_hyphens=False) + "\n")
     print(
         table([gap_line(name) for name in names], headers=["run", "gap's slope from epoch 31", "widest gap", "epochs"])
     )
