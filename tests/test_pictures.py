@@ -268,6 +268,22 @@ def test_unfinished_runs_say_so(tmp_path):
     make_run(tmp_path, "alexnet3-seed1", plateau(3, 2), epochs=50)
     labels = ["2 stddev 0.01 (epoch 4 of 50)", "3 step learning-rate decay (2 seeds, 1 unfinished)"]
     assert legend_texts(draw(tmp_path))[:2] == labels
+    assert "median of the seeds, band: their range" not in legend_texts(draw(tmp_path))
+
+
+def test_unfinished_seeds_are_only_in_the_band(tmp_path):
+    make_run(tmp_path, "alexnet2", [*plateau(3, 9), NAN], nan_weights=10)
+    make_trace(tmp_path, "alexnet2", 3000, 50.0, nan=True)
+    for seed in (1, 2):
+        make_run(tmp_path, f"alexnet2-seed{seed}", plateau(2, 4), epochs=10)
+        make_trace(tmp_path, f"alexnet2-seed{seed}", 1200, 20.0)
+    note = "seeds that ended earlier: only in the band"
+    accuracy = draw(tmp_path, "accuracy")
+    assert crosses(accuracy.axes[0]) == [(10, 0.085)] and note in legend_texts(accuracy)
+    assert list(lines(accuracy.axes[0])["2 stddev 0.01 (3 seeds, 2 unfinished)"].get_ydata())[:3] == [0.1, 0.1, 0.95]
+    figure = draw_iterations(load_groups([tmp_path]))
+    line = lines(figure.axes[0])["2 stddev 0.01 (3 seeds, 2 unfinished)"]
+    assert min(line.get_ydata()) >= 50 and crosses(figure.axes[0]) == [(3000, 88.0)] and note in legend_texts(figure)
 
 
 @pytest.mark.parametrize("losses", [[0.0], [1e30, 5.0], [-1.0, 0.0], [INF], [-INF, 2.0]])

@@ -59,6 +59,15 @@ def test_unfinished_runs_say_so(tmp_path):
     assert {"2 ours mixed (epoch 4 of 50)", "3 ours (1 unfinished)"} <= set(table(load_groups([tmp_path])))
 
 
+def test_the_best_and_the_medians_are_of_the_runs_that_came_furthest(tmp_path):
+    make_run(tmp_path, "alexnet3", plateau(13, 50))
+    make_run(tmp_path, "alexnet3-seed1", plateau(11, 12, 80.0), [0.1] * 10 + [0.9, 0.92], epochs=50)
+    rows = table(load_groups([tmp_path]))
+    median, low, high = rows["3 ours (1 unfinished)"], rows["lowest"], rows["highest"]
+    assert median[1] == "12" and median[4] == "2300, 0.100" and median[-1] == low[-1] == high[-1] == "0.950"
+    assert (low[1], high[1]) == ("11", "13") and (low[4], high[4]) == ("80.0, 0.100", "2300, 0.920")
+
+
 def test_a_nan_loss_with_finite_weights(tmp_path):
     make_run(tmp_path, "alexnet5", [100.0, NAN, 50.0, NAN, 40.0, INF], [0.95] * 6)
     groups = load_groups([tmp_path])

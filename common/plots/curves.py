@@ -264,15 +264,26 @@ def comparable_figures(groups, missing_experiments=()):
     return {number: reported for number, reported in figures.items() if reported}
 
 
-def median_and_range(runs, column):
-    """Return the Curve of a column of the runs, a value an epoch, over the finite values.
+def furthest(runs):
+    """The runs with the most epochs, list of Run: a median over all of them would jump where one ends."""
+    most = max(len(run.rows) for run in runs)
+    return [run for run in runs if len(run.rows) == most]
 
-    The median is also NaN where less than half of the runs that reached the epoch have a finite value.
+
+def finite(values):
+    """Those of the values that are neither None nor NaN nor infinite, or else a NaN."""
+    return [value for value in values if value is not None and math.isfinite(value)] or [NAN]
+
+
+def median_and_range(runs, column):
+    """Return the Curve of a column, a value an epoch: the median of the furthest runs and the range of all.
+
+    Both are over the finite values; the median is also NaN where less than half of its runs have one.
     """
-    points = []
-    for epoch in range(max(len(run.rows) for run in runs)):
-        values = [getattr(run.rows[epoch], column) for run in runs if epoch < len(run.rows)]
-        finite = [value for value in values if value is not None and math.isfinite(value)] or [NAN]
-        median = statistics.median(finite) if 2 * len(finite) >= len(values) else NAN
-        points.append((epoch + 1, median, min(finite), max(finite)))
+    points, leading = [], furthest(runs)
+    for epoch in range(len(leading[0].rows)):
+        values = finite(getattr(run.rows[epoch], column) for run in leading)
+        median = statistics.median(values) if 2 * len(values) >= len(leading) else NAN
+        reached = finite(getattr(run.rows[epoch], column) for run in runs if epoch < len(run.rows))
+        points.append((epoch + 1, median, min(reached), max(reached)))
     return Curve(*zip(*points))

@@ -1,15 +1,15 @@
 """The pictures of groups of runs: test loss, test accuracy, and how far apart the logits lie.
 
-A group's line is the median of its runs, its band their range, both over finite values; the line stops where less than
-half of the runs have one. A group that deviates from the article's protocol, or is of another folder than the first, is
-dashed. Where lines coincide, their colours alternate.
+A group's line is the median of the runs that came furthest, its band the range of all, both over finite values; the
+line stops where less than half of its runs have one. A group that deviates from the article's protocol, or is of
+another folder than the first, is dashed. Where lines coincide, their colours alternate.
 """
 
 from dataclasses import replace
 import hashlib
 import math
 
-from common.plots.curves import NAN, Curve, median_and_range, title
+from common.plots.curves import NAN, Curve, finite, furthest, median_and_range, title
 from common.results import EXPLOSION
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -128,6 +128,8 @@ def draw_lines(axes, curves, line_height=0.05, absent=("NaN", NAN_BAR), median_o
             axes.plot(x, median, color=colour, linestyle=dash, dash_capstyle="butt", zorder=2.1)
     name_lines(axes, curves, line_height)
     notes = [(f"median of the {median_of}, band: their range", {})] if bands else []
+    if bands and any(len(furthest(group.runs)) < len(group.runs) for group in curves):
+        notes.append(("seeds that ended earlier: only in the band", dict(linestyle="")))
     alternating = last and not all(group.dashed for group in curves)
     return notes + ([("alternating colours: lines that coincide", dict(linestyle=""))] if alternating else [])
 
@@ -340,10 +342,10 @@ def last_finite_points(curves):
 
 
 def nan_weights_points(curves):
-    """Return [(group, epoch, y)], the first epoch in which half of a group's runs have NaN weights."""
+    """Return [(group, epoch, y)], the first epoch in which half of a group's furthest runs have NaN weights."""
     found = []
     for group, curve in curves.items():
-        epochs = sorted(run.nan_weights or math.inf for run in group.runs)
+        epochs = sorted(run.nan_weights or math.inf for run in furthest(group.runs))
         epoch = epochs[(len(epochs) - 1) // 2]
         if epoch <= len(curve.x):
             found.append((group, epoch, curve.median[epoch - 1]))
@@ -483,15 +485,17 @@ def draw_gap(groups):
     return figure
 
 
-def log_binned_median(traces, field):
-    """Return the Curve of a field over all traces, in bins of iterations that grow."""
+def log_binned(traces, leading, field):
+    """Return the Curve of a field in bins of iterations that grow: the median of leading traces, the range of all."""
     last = max(len(trace) for trace in traces)
     edges = np.unique(np.geomspace(1, last + 1, 150).astype(int))
     points = []
     for first, end in zip(edges, edges[1:]):
-        values = [getattr(row, field) for trace in traces for row in trace[first - 1 : end - 1]]
-        finite = [value for value in values if math.isfinite(value)] or [NAN]
-        points.append((math.sqrt(first * (end - 1)), float(np.median(finite)), min(finite), max(finite)))
+        inner, values = [
+            finite(getattr(row, field) for trace in several for row in trace[first - 1 : end - 1])
+            for several in (leading, traces)
+        ]
+        points.append((math.sqrt(first * (end - 1)), float(np.median(inner)), min(values), max(values)))
     return Curve(*zip(*points))
 
 
@@ -504,11 +508,13 @@ def nan_iteration(traces):
 
 def draw_iterations(groups):
     """Return the figure of logit gap and training accuracy against the iteration; None if there is no trace."""
-    found = {group.key: [trace for run in group.runs if (trace := run.trace())] for group in groups}
-    groups = styled([group for group in groups if found[group.key]])
+    read = {run.path: trace for group in groups for run in group.runs if (trace := run.trace())}
+    traced = {group.key: [run for run in group.runs if run.path in read] for group in groups}
+    groups = styled([group for group in groups if traced[group.key]])
     if not groups:
         return None
-    traces = {group: found[group.key] for group in groups}
+    traces = {group: [read[run.path] for run in traced[group.key]] for group in groups}
+    leading = {group: [read[run.path] for run in furthest(traced[group.key])] for group in groups}
     figure, (above, below) = plt.subplots(2, sharex=True, layout="constrained")
     above.set_title("AlexNet on MNIST: logits and training accuracy, batch by batch")
     last = max(len(trace) for several in traces.values() for trace in several)
@@ -517,11 +523,11 @@ def draw_iterations(groups):
     below.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     gaps = {g: [(row.iteration, row.logit_gap) for trace in traces[g] for row in trace] for g in groups}
     scale_gap(above, [gap for pairs in gaps.values() for _, gap in pairs])
-    curves = {group: log_binned_median(traces[group], "logit_gap") for group in groups}
+    curves = {group: log_binned(traces[group], leading[group], "logit_gap") for group in groups}
     notes = draw_gaps(above, curves, gaps, 0.08, "batches")[1]
-    ends = [(group, *end) for group in groups if (end := nan_iteration(traces[group])) and end[1] < EXPLOSION]
+    ends = [(group, *end) for group in groups if (end := nan_iteration(leading[group])) and end[1] < EXPLOSION]
     crosses = draw_crosses(above, ends, "the loss turns NaN")
-    draw_lines(below, {group: log_binned_median(traces[group], "train_accuracy") for group in groups}, 0.08)
+    draw_lines(below, {group: log_binned(traces[group], leading[group], "train_accuracy") for group in groups}, 0.08)
     draw_legend(figure, above, crosses + notes + precision_note(groups), 5)
     return figure
 

@@ -12,8 +12,8 @@ plateau ends: the first epoch with a loss below 95 % of chance. NaN: the first
 epoch with a NaN loss, and its kind: log(0), finite logits so far apart that a
 softmax entry is 0; explosion, logits not finite or 10,000 apart; ?, no record.
 Epochs {", ".join(map(str, EPOCHS))}: test loss and accuracy. best: the highest accuracy.
-Several runs: their median; 2/3: of 2 runs of 3. Empty: not reported by the
-article, or not trained so far."""
+Several runs: their median, at epochs and as best of those that came furthest;
+2/3: of 2 runs of 3. Empty: not reported by the article, or not trained so far."""
 DETAILED = """\
 NaN by, in: why and at which epoch:iteration a loss first was not finite (?: no
 record). gap: the widest between two logits, there or of all epochs.
@@ -62,7 +62,10 @@ def first_epoch(curve, condition):
 
 
 def summary_cells(curves, nan_kinds, chance, separator, pick=statistics.median):
-    """Return the cells of some {epoch: (loss, accuracy)}: plateau, NaN, loss and accuracy at EPOCHS, best accuracy."""
+    """Return the cells of some {epoch: (loss, accuracy)}: plateau, NaN, loss and accuracy at EPOCHS, best accuracy.
+
+    The medians at EPOCHS and the best accuracy are of the runs that came furthest.
+    """
 
     def summary(values, show):
         return summarise(values, show, pick, separator.replace(",", ""))
@@ -70,12 +73,13 @@ def summary_cells(curves, nan_kinds, chance, separator, pick=statistics.median):
     plateau_ends = [first_epoch(curve, lambda loss: loss < 0.95 * chance) for curve in curves]
     nan = summary([first_epoch(curve, math.isnan) for curve in curves], "{:g}".format)
     cells = [summary(plateau_ends, "{:g}".format), separator.join([nan, *sorted(nan_kinds)])]
+    furthest = [curve for curve in curves if len(curve) == max(map(len, curves))]
     for epoch in EPOCHS:
-        reached = [curve[epoch] for curve in curves if epoch in curve]
+        reached = [curve[epoch] for curve in (furthest if pick is statistics.median else curves) if epoch in curve]
         losses, accuracies = [loss for loss, _ in reached], [accuracy for _, accuracy in reached]
         texts = [summary(losses, format_number), summary(accuracies, format_accuracy)] if reached else []
         cells.append(separator.join(texts))
-    best = [max(accuracy for _, accuracy in curve.values()) for curve in curves]
+    best = [max(accuracy for _, accuracy in curve.values()) for curve in furthest]
     return [*cells, summary(best, format_accuracy)]
 
 
