@@ -491,11 +491,11 @@ def log_binned(traces, leading, field):
     edges = np.unique(np.geomspace(1, last + 1, 150).astype(int))
     points = []
     for first, end in zip(edges, edges[1:]):
-        inner, values = [
+        values, reached = [
             finite(getattr(row, field) for trace in several for row in trace[first - 1 : end - 1])
             for several in (leading, traces)
         ]
-        points.append((math.sqrt(first * (end - 1)), float(np.median(inner)), min(values), max(values)))
+        points.append((math.sqrt(first * (end - 1)), float(np.median(values)), min(reached), max(reached)))
     return Curve(*zip(*points))
 
 
