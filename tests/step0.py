@@ -53,7 +53,7 @@ def seeds(run, count):
 
 NETWORKS = (
     Network("5", "alexnet5", {}, ("trace/alexnet5-mixed.csv", "trace/alexnet5-seed1.csv")),
-    Network("2", "alexnet2", {}, ("trace/alexnet2.csv", "trace/alexnet2-mixed.csv")),
+    Network("2", "alexnet2", {}, ("trace/alexnet2.csv", "trace/alexnet2-mixed.csv", "trace/alexnet2-seed1.csv")),
     Network(
         "5, conv4 and conv5 x 1.41",
         "alexnet5",
@@ -82,6 +82,12 @@ NETWORKS = (
     Network("2, stddev 0.02", "alexnet2", {"all": 2}, ("changed/trace/alexnet2-stddev002.csv",)),
     Network("2, stddev 0.03", "alexnet2", {"all": 3}, ("changed/trace/alexnet2-stddev003.csv",)),
     Network("6", "alexnet6", {}, ("trace/alexnet6-mixed.csv",)),
+)
+
+# Stddev, and the networks without groups, with groups, and with groups and the signal restored.
+COMPARED = (
+    ("0.01", "2", "5", "5, conv4 and conv5 x 1.41"),
+    ("0.017", "2, stddev 0.017", "5, stddev 0.017", "5, 0.017, conv4 and conv5 x 1.41"),
 )
 
 
@@ -184,23 +190,19 @@ def main(arguments=None):
         rows.append([network.label, f"{pool5:.2g}", f"{gradient:.2g}", ends, expected])
     headers = ["experiment", "std at pool5", "conv1's gradient", "plateau ends, iteration", "expected"]
     print(tabulate.tabulate(rows, headers, tablefmt="simple", disable_numparse=True))
-    known = [
-        (gradient, end)
-        for network, gradient, ends in points
-        for run, end in zip(network.runs, ends)
-        if end and network.label != "6" and run in independent(network.runs)
-    ]
-    print("Without 6, which has batch norm, and with one run of each seed: iterations of plateau ~ gradient ^ p,")
+    counted = {
+        network.label: [end for run, end in zip(network.runs, ends) if end and run in independent(network.runs)]
+        for network, _, ends in points
+    }
+    known = [(point[1], end) for point in points if point[0].label != "6" for end in counted[point[0].label]]
+    print("One run of each seed counts. Without 6, which has batch norm: iterations of plateau ~ gradient ^ p,")
     print("p = {:.2f} ± {:.2f}, n = {} runs".format(*exponent(*zip(*known)), len(known)))
-    plateau = {network.label: ends for network, _, ends in points}
-    without = plateau["2, stddev 0.017"]
-    for label, grouped in (
-        ("groups", plateau["5, stddev 0.017"]),
-        ("groups with the signal restored", plateau["5, 0.017, conv4 and conv5 x 1.41"]),
-    ):
-        ratio, p = np.mean(grouped) / np.mean(without), permutation_p(without, grouped)[0]
-        print(f"Stddev 0.017, {label} against none: {ratio:.2f} times the iterations,", end=" ")
-        print(f"exact one-sided p {p:.3f}, n = {len(grouped)} and {len(without)} runs")
+    for stddev, without, grouped, restored in COMPARED:
+        for text, label in ("groups", grouped), ("groups with the signal restored", restored):
+            earlier, later = counted[without], counted[label]
+            ratio, p = np.mean(later) / np.mean(earlier), permutation_p(earlier, later)[0]
+            print(f"Stddev {stddev}, {text} against none: {ratio:.2f} times the iterations,", end=" ")
+            print(f"exact one-sided p {p:.3f}, n = {len(later)} and {len(earlier)} runs")
     with plt.rc_context(STYLE):
         save(draw(points), RESULTS / "step0.png")
 
