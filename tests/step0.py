@@ -194,7 +194,9 @@ def main(arguments=None):
         network.label: [end for run, end in zip(network.runs, ends) if end and run in independent(network.runs)]
         for network, _, ends in points
     }
-    known = [(point[1], end) for point in points if point[0].label != "6" for end in counted[point[0].label]]
+    known = [
+        (gradient, end) for network, gradient, _ in points if network.label != "6" for end in counted[network.label]
+    ]
     print("One run of each seed counts. Without 6, which has batch norm: iterations of plateau ~ gradient ^ p,")
     print("p = {:.2f} ± {:.2f}, n = {} runs".format(*exponent(*zip(*known)), len(known)))
     for stddev, without, grouped, restored in COMPARED:
