@@ -63,7 +63,7 @@ NETWORKS = (
     ),
     Network("2, stddev 0.012", "alexnet2", {"all": 1.2}, ("changed/trace/alexnet2-stddev0012.csv",), (950, 1200)),
     Network("2, stddev 0.014", "alexnet2", {"all": 1.4}, ("changed/trace/alexnet2-stddev0014.csv",), (320, 490)),
-    Network("5, stddev 0.017", "alexnet5", {"all": 1.7}, seeds("changed/trace/alexnet5-stddev0017", 3), (200, 310)),
+    Network("5, stddev 0.017", "alexnet5", {"all": 1.7}, seeds("changed/trace/alexnet5-stddev0017", 4), (200, 310)),
     Network(
         "5, 0.017, conv4 and conv5 x 1.41",
         "alexnet5",
