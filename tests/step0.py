@@ -78,7 +78,7 @@ NETWORKS = (
         seeds("changed/trace/alexnet2-stddev0017", 4),
         (75, 150),
     ),
-    Network("4", "alexnet4", {}, ("trace/alexnet4-mixed.csv",)),
+    Network("4", "alexnet4", {}, ("trace/alexnet4-mixed.csv", "short/trace/alexnet4-epochs1-seed1.csv")),
     Network("2, stddev 0.02", "alexnet2", {"all": 2}, ("changed/trace/alexnet2-stddev002.csv",)),
     Network("2, stddev 0.03", "alexnet2", {"all": 3}, ("changed/trace/alexnet2-stddev003.csv",)),
     Network("6", "alexnet6", {}, ("trace/alexnet6-mixed.csv",)),

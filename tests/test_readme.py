@@ -18,6 +18,7 @@ from evidence import (
     ARTICLE_WITH,
     ARTICLE_WITHOUT,
     counted_epochs,
+    first_below,
     gap_line,
     independent,
     plateau_epoch,
@@ -138,6 +139,8 @@ def test_the_evidence_has_the_figures_of_the_files():
     first = [record(f"alexnet1{seed}")["nan_cause"]["logit_gap"] / 1e12 for seed in SEEDS]
     seventh = [record(f"alexnet7{seed}")["nan_cause"]["logit_gap"] for seed in SEEDS]
     short = [curve(f"short/alexnet7-fused-train20000-epochs1{seed}")[-1].accuracy for seed in SEEDS[:3]]
+    fourth = [curve(f"short/alexnet4-epochs1{run}")[0].accuracy for run in ("", "-seed1", "-mixed")]
+    losses = [row.train_loss for row in read_csv(ROOT / "results/short/trace/alexnet4-epochs1-seed1.csv", Iteration)]
     *_, before, last = trace("alexnet2")
     sentences = [
         f"{min(first):.0f} · 10¹² to {max(first):.0f} · 10¹² apart",
@@ -149,6 +152,8 @@ def test_the_evidence_has_the_figures_of_the_files():
         f"before has a loss of {before.train_loss:.2f}",
         f"grows by {slope(3)} an epoch instead of {slope(2)}",
         f"at most {max(row.logit_gap for row in curve('alexnet4-mixed')):.0f} (n = 1, float16)",
+        "{:.3f} and {:.3f} (seeds 0 and 1, float32) and {:.3f} (seed 0, bfloat16)".format(*fourth),
+        f"It had {fourth[1]:.3f} and took {first_below(losses, 0.95)} (",
         f"{' and '.join(f'{end:,}' for end in without)} without, {' and '.join(f'{end:,}' for end in grouped)} with, "
         f"{delay} times as many",
         f"later by a factor of {delay}, no more accurate",
