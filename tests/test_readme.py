@@ -18,7 +18,6 @@ from evidence import (
     ARTICLE_WITH,
     ARTICLE_WITHOUT,
     counted_epochs,
-    first_below,
     gap_line,
     independent,
     plateau_epoch,
@@ -27,6 +26,7 @@ from evidence import (
 )
 import numpy as np
 import pytest
+import step0
 
 import plot_results
 
@@ -140,7 +140,7 @@ def test_the_evidence_has_the_figures_of_the_files():
     seventh = [record(f"alexnet7{seed}")["nan_cause"]["logit_gap"] for seed in SEEDS]
     short = [curve(f"short/alexnet7-fused-train20000-epochs1{seed}")[-1].accuracy for seed in SEEDS[:3]]
     fourth = [curve(f"short/alexnet4-epochs1{run}")[0].accuracy for run in ("", "-seed1", "-mixed")]
-    losses = [row.train_loss for row in read_csv(ROOT / "results/short/trace/alexnet4-epochs1-seed1.csv", Iteration)]
+    ended = step0.plateaus(next(network for network in step0.NETWORKS if network.label == "4"))
     *_, before, last = trace("alexnet2")
     sentences = [
         f"{min(first):.0f} · 10¹² to {max(first):.0f} · 10¹² apart",
@@ -153,7 +153,8 @@ def test_the_evidence_has_the_figures_of_the_files():
         f"grows by {slope(3)} an epoch instead of {slope(2)}",
         f"at most {max(row.logit_gap for row in curve('alexnet4-mixed')):.0f} (n = 1, float16)",
         "{:.3f} and {:.3f} (seeds 0 and 1, float32) and {:.3f} (seed 0, bfloat16)".format(*fourth),
-        f"It had {fourth[1]:.3f} and took {first_below(losses, 0.95)} (",
+        f"It had {fourth[1]:.3f} and took {ended[1]} (",
+        f"({ended[0]} with seed 0,",
         f"{' and '.join(f'{end:,}' for end in without)} without, {' and '.join(f'{end:,}' for end in grouped)} with, "
         f"{delay} times as many",
         f"later by a factor of {delay}, no more accurate",
